@@ -1,0 +1,1 @@
+"""Networks, their spec, their halo and their files."""

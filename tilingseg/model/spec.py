@@ -1,0 +1,119 @@
+"""ModelSpec: everything that must travel with the weights for them to mean anything.
+
+Bands and their order, classes, pixel size, normalisation, activation, thresholds, tile size and
+sources are stored as JSON in the metadata of the safetensors file. A checkpoint that loses them
+gives wrong masks without an error. Free of torch: planning needs only this.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, get_args
+
+from tilingseg.errors import ModelError
+from tilingseg.records import to_json
+
+Activation = Literal["sigmoid", "softmax"]
+
+METADATA_KEY = "tilingseg"
+"""Key of the spec in the safetensors metadata."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What a trained network expects and what it gives."""
+
+    name: str
+    """Short name, shown in reports."""
+    network: str
+    """Name of the network's class in the registry of `model.load`, such as `unet`."""
+    network_options: tuple[tuple[str, Any], ...]
+    """Keyword arguments of that class, as (name, value) pairs sorted by name; values are JSON
+    scalars or tuples of them."""
+    bands: tuple[str, ...]
+    """Band names in input order, such as `red`, `green`, `blue`."""
+    classes: tuple[str, ...]
+    """Class names in output order, background left out; class k is mask value k + 1."""
+    thresholds: tuple[float, ...]
+    """Probability from which a pixel belongs to the class, per class, in (0, 1)."""
+    gsd_m: float | None
+    """Ground pixel size that the network was trained at, metres; None: any."""
+    mean: tuple[float, ...]
+    """Per band, subtracted after the values are scaled to 0…1."""
+    std: tuple[float, ...]
+    """Per band, divided by after the mean is subtracted."""
+    activation: Activation = "sigmoid"
+    """`sigmoid`: one channel a class. `softmax`: a background channel comes first."""
+    value_range: tuple[float, float] | None = None
+    """Stored values that become 0 and 1; None: decided for each scene (0…255 for uint8)."""
+    tile_size_px: int = 512
+    """Tile size used in training and proposed for blended inference, px."""
+    sources: tuple[str, ...] = ()
+    """Training data with licence, one line each."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: metrics, limits."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the weights.
+
+        Raises:
+            ModelError: naming the field, its value and what it must be.
+        """
+        n_bands, n_classes = len(self.bands), len(self.classes)
+        if not n_bands or not n_classes:
+            raise ModelError("a model spec needs at least one band and one class")
+        if not 1 <= n_classes <= 254:
+            raise ModelError(f"{n_classes} classes do not fit a uint8 mask; at most 254")
+        if len(set(self.classes)) != n_classes:
+            raise ModelError(f"class names repeat: {', '.join(self.classes)}")
+        if len(self.mean) != n_bands or len(self.std) != n_bands:
+            raise ModelError(f"mean and std need one value for each of the {n_bands} bands")
+        if not all(value > 0 for value in self.std):
+            raise ModelError(f"std must be above 0, got {self.std}")
+        if len(self.thresholds) != n_classes:
+            raise ModelError(f"thresholds need one value for each of the {n_classes} classes")
+        if not all(0 < value < 1 for value in self.thresholds):
+            raise ModelError(f"thresholds must lie between 0 and 1, got {self.thresholds}")
+        if self.activation not in get_args(Activation):
+            raise ModelError(f"activation {self.activation!r} is not one of sigmoid, softmax")
+        if self.gsd_m is not None and not self.gsd_m > 0:
+            raise ModelError(f"gsd_m must be above 0, got {self.gsd_m}")
+
+    @property
+    def n_outputs(self) -> int:
+        """Channels of the network's output: the classes, and for softmax the background."""
+        return len(self.classes) + (self.activation == "softmax")
+
+    def to_json(self) -> str:
+        """Return the JSON text that goes into the model file."""
+        return json.dumps(to_json(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Read the JSON text of `to_json` back.
+
+        Raises:
+            ModelError: the text is no JSON object, or a key is missing, unknown or of a wrong type.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"the model's spec is not JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise ModelError("the model's spec is not a JSON object")
+        known = {f.name: f for f in fields(cls)}
+        if unknown := sorted(set(raw) - set(known)):
+            raise ModelError(f"the model's spec has unknown keys: {', '.join(unknown)}")
+        required = {name for name, f in known.items() if f.default is MISSING}
+        if missing := sorted(required - set(raw)):
+            raise ModelError(f"the model's spec lacks: {', '.join(missing)}")
+        try:
+            return cls(**{key: _tuples(value) for key, value in raw.items()})
+        except TypeError as error:
+            raise ModelError(f"the model's spec has a value of the wrong type: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """Turn JSON arrays into tuples, at every depth."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,189 @@
+"""What crosses the borders between stages: records, and the contract of a reader.
+
+Records are frozen, hashable and picklable: a CRS travels as text, an affine transform as six
+numbers. A record that holds arrays compares by identity. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tilingseg.grid import Window
+
+BACKGROUND = 0
+"""Mask value of a valid pixel that belongs to no class; class k of a model is mask value k + 1."""
+NODATA = 255
+"""Mask value of a pixel that holds no data or lies outside the area of interest."""
+
+Affine6 = tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """One band that a reader delivers."""
+
+    index: int
+    """Position in the file, from 1."""
+    name: str
+    """Colour or description from the file, lower case (`red`, `nir`), or `band 3`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One raster on the pixel grid that the model sees, after any resampling."""
+
+    uri: str
+    """Where it was opened: a path or URL."""
+    name: str
+    """Stem of the file, the prefix of every output name."""
+    revision: str
+    """Changes when the content behind the uri changes: size and time of change, or an ETag."""
+    height: int
+    """Rows, px."""
+    width: int
+    """Columns, px."""
+    bands: tuple[Band, ...]
+    """The bands that are read, in this order; an index may repeat."""
+    dtype: str
+    """NumPy name of the stored data type."""
+    crs: str | None
+    """`EPSG:32633` where an authority knows it, WKT otherwise; None: pixel coordinates only."""
+    transform: Affine6
+    """a, b, c, d, e, f with x = a·col + b·row + c and y = d·col + e·row + f; pixel corner → CRS."""
+    gsd_m: float | None
+    """Metres on the ground a pixel at the scene's centre, mean of both axes; None: not known."""
+    source_gsd_m: float | None
+    """The same for the file's own pixels, before resampling."""
+    source_height: int
+    """Rows of the file's own grid, px."""
+    source_width: int
+    """Columns of the file's own grid, px."""
+    notes: tuple[str, ...] = ()
+    """Decisions that the reader took and the user should know, one sentence each."""
+
+
+class SceneReader(Protocol):
+    """An open scene. Every implementation passes `SceneReaderContract` in the tests.
+
+    Thread-safe: `read` may be called from several threads at once. Picklable: a copy opens its own
+    handles on first use.
+    """
+
+    @property
+    def scene(self) -> Scene:
+        """What is open."""
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read one window at full resolution.
+
+        The result depends on the pixels alone, never on which windows were read before or on where
+        this one is cut (no seams from resampling).
+
+        Args:
+            window: pixels of `scene`, wholly inside it.
+
+        Returns:
+            pixels: (bands, height, width) in the stored dtype; undefined where not valid.
+            valid: bool (height, width), True = every selected band holds data. Alpha, mask bands,
+                nodata tags and NaN are all honoured.
+
+        Raises:
+            SceneError: the window is outside the scene or cannot be read.
+        """
+
+    def read_reduced(self, max_side_px: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read the whole scene, reduced so that its longer side is at most `max_side_px`.
+
+        Uses overviews where the file has them; for statistics and previews.
+
+        Returns:
+            As `read`, with the reduced height and width (each at least 1).
+        """
+
+    def close(self) -> None:
+        """Release every handle; reading afterwards opens new ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How stored values become the 0…1 that the model's normalisation expects; one per scene."""
+
+    low: tuple[float, ...]
+    """Stored value that becomes 0, per band."""
+    high: tuple[float, ...]
+    """Stored value that becomes 1, per band."""
+    source: str
+    """Where the numbers come from, in words for the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """The unit of work, of checkpoints and of distribution: a block of whole tile cores."""
+
+    index: int
+    """Position in row-major order."""
+    core: Window
+    """Pixels that this region alone writes: a whole number of store chunks, but at the edges."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionReport:
+    """What happened in one region; its JSON is the region's completion record."""
+
+    index: int
+    """The region's index."""
+    n_tiles: int
+    """Tiles inferred."""
+    n_tiles_nodata: int
+    """Tiles left out because no pixel under their core is valid."""
+    n_tiles_outside: int
+    """Tiles left out because their core lies outside the area of interest."""
+    n_pixels_valid: int
+    """Valid pixels of the core, which got a class or background."""
+    seconds: tuple[tuple[str, float], ...] = ()
+    """(stage, seconds) pairs: read, infer, stitch, write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What one run did. `run.json` is this record with the plan beside it."""
+
+    scene: str
+    """Uri of the scene."""
+    outputs: tuple[tuple[str, str], ...]
+    """(kind, path) pairs of the files that were written."""
+    n_tiles: int
+    """Tiles inferred."""
+    n_tiles_nodata: int
+    """Tiles left out: no valid pixel."""
+    n_tiles_outside: int
+    """Tiles left out: outside the area of interest."""
+    n_regions_resumed: int
+    """Regions taken over from an earlier, interrupted run."""
+    n_pixels_valid: int
+    """Pixels that got a class or background."""
+    n_pixels_nodata: int
+    """Pixels of the output that hold nodata."""
+    n_features: tuple[tuple[str, int], ...]
+    """(class name, polygons written) pairs."""
+    left_out: tuple[tuple[str, int], ...] = ()
+    """(what and why, count) pairs of everything else that was left out."""
+    notes: tuple[str, ...] = ()
+    """Decisions taken for the user, one sentence each."""
+    seconds: tuple[tuple[str, float], ...] = field(default=(), compare=False)
+    """(stage, seconds) pairs."""
+
+
+def to_json(record: Any) -> Any:
+    """Turn a record into JSON types: records become objects, tuples become arrays."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, tuple):
+        return [to_json(item) for item in record]
+    return record

@@ -1,0 +1,1 @@
+"""Samples, augmentation, losses and the training loop."""

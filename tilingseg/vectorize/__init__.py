@@ -1,0 +1,1 @@
+"""From label rasters to polygons and centrelines."""
