@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from shapely import Polygon
+    from shapely.geometry.base import BaseGeometry
 
     from tilingseg.grid import Window
 
@@ -35,6 +37,24 @@ class Band:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Georef:
+    """Where the pixels of a raster lie, on the map and on the ground."""
+
+    crs: str | None
+    """`EPSG:32633` where an authority knows it, WKT otherwise; None: pixel coordinates only."""
+    transform: Affine6
+    """a, b, c, d, e, f with x = a·col + b·row + c and y = d·col + e·row + f; pixel corner → CRS."""
+    pixel_m: tuple[float, float] | None
+    """Metres on the ground of one step along a row (x) and along a column (y), at the centre of
+    the raster; None: not known. Physical size for microscopy, where there is no ground."""
+
+    @property
+    def gsd_m(self) -> float | None:
+        """Ground sample distance, metres a pixel, mean of both axes."""
+        return None if self.pixel_m is None else (self.pixel_m[0] + self.pixel_m[1]) / 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One raster on the pixel grid that the model sees, after any resampling."""
 
@@ -52,18 +72,12 @@ class Scene:
     """The bands that are read, in this order; an index may repeat."""
     dtype: str
     """NumPy name of the stored data type."""
-    crs: str | None
-    """`EPSG:32633` where an authority knows it, WKT otherwise; None: pixel coordinates only."""
-    transform: Affine6
-    """a, b, c, d, e, f with x = a·col + b·row + c and y = d·col + e·row + f; pixel corner → CRS."""
-    gsd_m: float | None
-    """Metres on the ground a pixel at the scene's centre, mean of both axes; None: not known."""
-    source_gsd_m: float | None
-    """The same for the file's own pixels, before resampling."""
-    source_height: int
-    """Rows of the file's own grid, px."""
-    source_width: int
-    """Columns of the file's own grid, px."""
+    georef: Georef
+    """Where the pixels of this grid lie."""
+    source: Georef
+    """Where the file's own pixels lie, before resampling."""
+    source_shape: tuple[int, int]
+    """(height, width) of the file's own grid, px."""
     notes: tuple[str, ...] = ()
     """Decisions that the reader took and the user should know, one sentence each."""
 
@@ -108,6 +122,59 @@ class SceneReader(Protocol):
 
     def close(self) -> None:
         """Release every handle; reading afterwards opens new ones."""
+
+
+class MaskReader(Protocol):
+    """A class mask that can be read by window: a work store or a mask raster. Thread-safe."""
+
+    @property
+    def height(self) -> int:
+        """Rows, px."""
+
+    @property
+    def width(self) -> int:
+        """Columns, px."""
+
+    @property
+    def georef(self) -> Georef:
+        """Where the pixels lie."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class k is mask value k + 1."""
+
+    def read_mask(self, window: Window) -> NDArray[np.uint8]:
+        """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`."""
+
+    def read_probability(self, class_index: int, window: Window) -> NDArray[np.uint8] | None:
+        """Return the class's probability, uint8 (height, width), 255 = 1; None: not kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shape:
+    """One connected piece of a mask, traced along its pixel edges."""
+
+    value: int
+    """Mask value."""
+    polygon: Polygon
+    """Valid polygon with holes in pixel coordinates: x = column, y = row, pixel corners on
+    integers, so that the area is the number of pixels."""
+    confidence: float | None
+    """Mean probability of its pixels, 0…1; None: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Feature:
+    """One vector object on its way to a file."""
+
+    class_name: str
+    """Class that it belongs to."""
+    geometry: BaseGeometry
+    """Polygon or LineString in pixel coordinates: x = column, y = row."""
+    confidence: float | None
+    """Mean probability, 0…1; None: not known."""
+    properties: tuple[tuple[str, float | int | str | None], ...] = ()
+    """Further (name, value) attributes, such as width_m; the same names for all of one layer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
