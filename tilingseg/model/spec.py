@@ -114,6 +114,22 @@ class ModelSpec:
             raise ModelError(f"the model's spec has a value of the wrong type: {error}") from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How far a network sees and on which lattice its output repeats: what cutting tiles needs."""
+
+    multiple_px: int
+    """F: tile origins and sizes must be multiples of this, px."""
+    halo_px: int | None
+    """Outermost pixels of a tile that differ from inference on the whole scene, rounded up to a
+    multiple of F, px; without them tiles are exact. None: no halo makes tiles exact."""
+    reason: str | None
+    """Why no halo makes tiles exact, in words for the report; None: they are exact."""
+    bytes_per_px: float
+    """Most activation memory that is alive at once, bytes for each input pixel in float32, with
+    the input and the output but without the weights and what a kernel borrows."""
+
+
 def _tuples(value: Any) -> Any:
     """Turn JSON arrays into tuples, at every depth."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

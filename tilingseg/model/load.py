@@ -1,0 +1,207 @@
+"""Model files: weights and spec in one safetensors file, read without running anything in it.
+
+A model is a file or the name of one that comes with the package. Its spec lies as JSON in the
+metadata under `METADATA_KEY`; the network is built from the spec and every tensor must fit it by
+name and shape, because a file that fits by luck gives wrong masks without an error. Weights stored
+as float16 are computed with as float32.
+
+Pickled checkpoints (`.pt`, `.pth`) are refused: unpickling runs code from the file. TorchScript
+holds code as well and is loaded only when the caller asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from tilingseg.errors import ModelError
+from tilingseg.model.halo import network_geometry
+from tilingseg.model.spec import METADATA_KEY, Geometry, ModelSpec
+from tilingseg.model.unet import UNet, UNetOptions
+
+DEFAULT_MODEL = "buildings-roads"
+"""Name of the bundled model that is used when none is given."""
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_SUFFIX = ".safetensors"
+
+Builder = Callable[[int, int, dict[str, Any]], nn.Module]
+
+NETWORKS: MappingProxyType[str, Builder] = MappingProxyType(
+    {"unet": lambda n_bands, n_outputs, options: UNet(n_bands, n_outputs, UNetOptions(**options))}
+)
+"""Networks by the name that a spec uses: (bands, outputs, options) → module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A model that is ready to infer."""
+
+    spec: ModelSpec
+    """What it expects and what it gives."""
+    module: nn.Module
+    """The network on the CPU, float32, in evaluation mode: (n, bands, height, width) normalised →
+    logits (n, outputs, height, width)."""
+    geometry: Geometry
+    """Lattice, halo and memory need of the network."""
+    sha256: str
+    """Hexadecimal hash of the file, for plans and reports."""
+
+
+def available_models() -> tuple[str, ...]:
+    """Return the names of the models that come with the package."""
+    return tuple(sorted(path.stem for path in _WEIGHTS.glob(f"*{_SUFFIX}")))
+
+
+def build_network(spec: ModelSpec) -> nn.Module:
+    """Build the network of a spec with fresh weights.
+
+    Raises:
+        ModelError: the network or one of its options is unknown.
+    """
+    builder = NETWORKS.get(spec.network)
+    if builder is None:
+        raise ModelError(f"network {spec.network!r} is not known; known: {', '.join(NETWORKS)}")
+    try:
+        return builder(len(spec.bands), spec.n_outputs, dict(spec.network_options))
+    except TypeError as error:
+        raise ModelError(f"the options of network {spec.network!r} do not fit: {error}") from error
+
+
+def load_model(
+    model: str | Path = DEFAULT_MODEL, *, sha256: str | None = None, allow_torchscript: bool = False
+) -> LoadedModel:
+    """Load a model by name or path.
+
+    Args:
+        model: name of a bundled model, or path of a model file.
+        sha256: hexadecimal hash that the file must have; None: any.
+        allow_torchscript: also accept a TorchScript file, whose code is then run. It carries the
+            spec's JSON as its extra file `tilingseg`.
+
+    Returns:
+        The model, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: there is no such model, the file is no model, or it contradicts its spec.
+    """
+    path = _resolve(model)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    if sha256 is not None and digest != sha256.lower():
+        raise ModelError(f"{path} has the hash {digest}, expected {sha256}; get the file again")
+    if path.suffix == _SUFFIX:
+        spec, module = _load_safetensors(path)
+    elif allow_torchscript:
+        spec, module = _load_torchscript(path)
+    else:
+        raise ModelError(
+            f"{path} is no {_SUFFIX} file; TorchScript runs code from the file and must be allowed "
+            "explicitly, pickled checkpoints are never read"
+        )
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    geometry = network_geometry(module, len(spec.bands))
+    return LoadedModel(spec=spec, module=module, geometry=geometry, sha256=digest)
+
+
+def save_model(path: str | Path, module: nn.Module, spec: ModelSpec, *, half: bool = False) -> None:
+    """Write weights and spec to one file, which appears whole or not at all.
+
+    Args:
+        path: file to write, ending in `.safetensors`; replaced if it exists.
+        module: network built from `spec`.
+        spec: travels in the file's metadata.
+        half: store the weights as float16, in half the space.
+
+    Raises:
+        ModelError: the path has another suffix or cannot be written.
+    """
+    target = Path(path)
+    if target.suffix != _SUFFIX:
+        raise ModelError(f"a model file must end in {_SUFFIX}, got {target}")
+    tensors = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    data = save(tensors, metadata={METADATA_KEY: spec.to_json()})
+    part = target.with_name(target.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _resolve(model: str | Path) -> Path:
+    path = Path(model)
+    if path.suffix == "" and path.parent == Path() and str(model) in available_models():
+        return _WEIGHTS / f"{model}{_SUFFIX}"
+    if not path.is_file():
+        names = ", ".join(available_models()) or "none"
+        raise ModelError(f"there is no model file {str(model)!r}; models by name: {names}")
+    return path
+
+
+def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is no safetensors file: {error}") from error
+    if METADATA_KEY not in metadata:
+        raise ModelError(
+            f"{path} has no {METADATA_KEY!r} entry in its metadata, so bands, classes and scaling "
+            "are not known; write model files with save_model"
+        )
+    spec = ModelSpec.from_json(metadata[METADATA_KEY])
+    module = build_network(spec)
+    expected = module.state_dict()
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise ModelError(f"{path} lacks the tensor {missing[0]!r} ({len(missing)} in all)")
+    if surplus := sorted(tensors.keys() - expected.keys()):
+        raise ModelError(f"{path} has a tensor {surplus[0]!r} that {spec.network!r} has not")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelError(
+                f"{path}: tensor {name!r} has the shape {tuple(tensor.shape)}, "
+                f"its spec needs {tuple(expected[name].shape)}"
+            )
+    module.load_state_dict(tensors)
+    return spec, module
+
+
+def _load_torchscript(path: Path) -> tuple[ModelSpec, nn.Module]:
+    extra = {METADATA_KEY: ""}
+    try:
+        with warnings.catch_warnings():
+            # Deprecated for writing new files; the ones that exist stay readable.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ModelError(f"{path} is no TorchScript file: {str(error).splitlines()[0]}") from error
+    if not extra[METADATA_KEY]:
+        raise ModelError(f"{path} has no extra file {METADATA_KEY!r} with the model's spec")
+    text: str | bytes = extra[METADATA_KEY]
+    spec = ModelSpec.from_json(text.decode() if isinstance(text, bytes) else text)
+    return spec, cast("nn.Module", module)

@@ -1,0 +1,202 @@
+"""The U-Net, with the variants that matter for large scenes.
+
+Contracting and expanding path after Ronneberger, Fischer and Brox, *U-Net: Convolutional Networks
+for Biomedical Image Segmentation* (2015): at every level two 3×3 convolutions, here each followed
+by batch normalisation and ReLU; 2×2 max pooling on the way down; on the way up a doubling of the
+resolution, the skip connection, and two convolutions again.
+
+Any input size is accepted, and the output has the same size and lies on the same pixels:
+
+- `padded` convolutions: zeros are added right and bottom up to a multiple of F, the product of the
+  strides, and cut off afterwards. That defines inference on a whole scene, which tiles reproduce.
+- `valid` convolutions, the paper's own, return fewer pixels than they read. The network adds that
+  margin as zeros on every side itself, so that both kinds obey one contract: a tile starts at a
+  multiple of F and its outermost pixels, the halo, are not used. The paper mirrors the image there;
+  zeros are what invalid pixels hold, and they exist for an image smaller than the margin.
+
+`half_resolution` folds 2×2 pixels into channels before the first convolution and unfolds them after
+the last (Shi et al. 2016, sub-pixel convolution): a quarter of the work a pixel, every pixel still
+gets its own output.
+
+How far a pixel sees is not said here: `model.halo` finds it by walking the layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tilingseg.errors import ModelError
+
+Upsampling = Literal["transpose", "nearest", "bilinear"]
+Convolution = Literal["padded", "valid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UNetOptions:
+    """The variant of the network. JSON values only: it travels in `ModelSpec.network_options`."""
+
+    features: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels at each level, from full resolution down; the bottom has twice the last."""
+    upsampling: Upsampling = "transpose"
+    """`transpose`: learned 2×2 transposed convolution. `nearest`, `bilinear`: resizing, with a 1×1
+    convolution that halves the channels."""
+    convolution: Convolution = "padded"
+    """`padded` keeps the size at every level; `valid` is the paper's."""
+    half_resolution: bool = False
+    """Fold 2×2 pixels into channels at the input and unfold them at the output."""
+    dropout: float = 0.0
+    """Share of the bottom's channels that is dropped in training, 0…1."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory in training, about a third slower."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no network can be built from.
+
+        Raises:
+            ModelError: naming the option, its value and what it must be.
+        """
+        if not self.features or min(self.features) < 1:
+            raise ModelError(f"features must be whole numbers above 0, got {self.features}")
+        if self.upsampling not in get_args(Upsampling):
+            allowed = ", ".join(get_args(Upsampling))
+            raise ModelError(f"upsampling {self.upsampling!r} is not one of {allowed}")
+        if self.convolution not in get_args(Convolution):
+            allowed = ", ".join(get_args(Convolution))
+            raise ModelError(f"convolution {self.convolution!r} is not one of {allowed}")
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+class UNet(nn.Module):
+    """A U-Net that returns logits of the size of its input."""
+
+    def __init__(self, n_bands: int, n_outputs: int, options: UNetOptions | None = None) -> None:
+        """Build the layers and initialise their weights.
+
+        Args:
+            n_bands: channels of the input, at least 1.
+            n_outputs: channels of the output, at least 1.
+            options: the variant; by default the paper's sizes with padded convolutions.
+        """
+        super().__init__()
+        if n_bands < 1 or n_outputs < 1:
+            raise ModelError(f"a network from {n_bands} bands to {n_outputs} outputs is impossible")
+        self.options = options = options or UNetOptions()
+        widths, depth = options.features, len(options.features)
+        fold = 2 if options.half_resolution else 1
+        self.multiple_px = fold * 2**depth
+        """Tile origins are multiples of this, px."""
+        valid = options.convolution == "valid"
+        # Two valid 3×3 convolutions take 4 px off a map, at the bottom and twice at every level.
+        lost = [4 * valid]
+        for _ in range(depth):
+            lost.append(2 * lost[-1] + 8 * valid)
+        self.margin_px = fold * lost[depth] // 2
+        """Zeros that are added on every side because valid convolutions take them off, px."""
+        # A size N fits `valid` when every map is even before it is pooled: N ≡ -4 (mod 2^depth).
+        self._remainder_px = 4 * fold * valid
+        self._crops = tuple(lost[:depth])
+
+        self.fold: nn.Module = nn.PixelUnshuffle(2) if fold == 2 else nn.Identity()
+        inputs = (n_bands * fold**2, *widths)
+        self.encoder = nn.ModuleList(
+            _double_conv(n_in, n_out, padded=not valid)
+            for n_in, n_out in zip(inputs[:-1], widths, strict=True)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.bottom = _double_conv(widths[-1], 2 * widths[-1], padded=not valid)
+        self.dropout: nn.Module = (
+            nn.Dropout2d(options.dropout) if options.dropout else nn.Identity()
+        )
+        below = (*widths[1:], 2 * widths[-1])
+        self.upsamplers = nn.ModuleList(
+            _upsampler(n_in, n_out, options.upsampling)
+            for n_in, n_out in zip(reversed(below), reversed(widths), strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            _double_conv(2 * width, width, padded=not valid) for width in reversed(widths)
+        )
+        self.head = nn.Conv2d(widths[0], n_outputs * fold**2, 1)
+        self.unfold: nn.Module = nn.PixelShuffle(2) if fold == 2 else nn.Identity()
+        self._initialise()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits.
+
+        Args:
+            pixels: float (n, bands, height, width), normalised.
+
+        Returns:
+            float (n, outputs, height, width).
+        """
+        height, width = pixels.shape[2], pixels.shape[3]
+        margin, fit = self.margin_px, self.multiple_px
+        more_rows = (self._remainder_px - height) % fit
+        more_cols = (self._remainder_px - width) % fit
+        x = F.pad(pixels, (margin, margin + more_cols, margin, margin + more_rows))
+        x = self.fold(x)
+        skips = []
+        for block in self.encoder:
+            x = self._run(block, x)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.dropout(self._run(self.bottom, x))
+        steps = zip(self.upsamplers, self.decoder, reversed(skips), self._crops, strict=True)
+        for upsample, block, skip, crop in steps:
+            # Padding by a negative number cuts off.
+            joined = torch.cat((F.pad(skip, (-crop, -crop, -crop, -crop)), upsample(x)), dim=1)
+            x = self._run(block, joined)
+        logits: Tensor = self.unfold(self.head(x))
+        return logits[:, :, :height, :width]
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.options.checkpointing and self.training:
+            return cast("Tensor", checkpoint(block, x, use_reentrant=False))
+        return cast("Tensor", block(x))
+
+    def _initialise(self) -> None:
+        """He et al. 2015 for what a ReLU follows; classes start rare.
+
+        With the framework's default initialisation thin classes such as roads collapse to all
+        background within the first steps. A bias of -2 starts every class at a probability of 0.12,
+        so that the first gradients are not spent on learning that most pixels are background.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.ConvTranspose2d):
+                # Kernel and stride are equal: each output pixel adds up `in_channels` products.
+                nn.init.normal_(module.weight, std=module.in_channels**-0.5)
+        for convolution in self.modules():
+            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and (
+                convolution.bias is not None
+            ):
+                nn.init.zeros_(convolution.bias)
+        nn.init.normal_(self.head.weight, std=self.head.in_channels**-0.5)
+        assert self.head.bias is not None
+        nn.init.constant_(self.head.bias, -2.0)
+
+
+def _double_conv(n_in: int, n_out: int, *, padded: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs in (n_in, n_out):
+        layers += [
+            nn.Conv2d(inputs, n_out, 3, padding=int(padded), bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _upsampler(n_in: int, n_out: int, kind: Upsampling) -> nn.Module:
+    if kind == "transpose":
+        return nn.ConvTranspose2d(n_in, n_out, 2, stride=2)
+    # A 1×1 convolution and resizing commute, so the convolution goes where there are fewer pixels.
+    resize = nn.Upsample(scale_factor=2, mode=kind)
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 1), resize)
