@@ -14,3 +14,51 @@ then the stage you care about and its mirror in `tests/`. Stages never import st
 
 Names are imported on first use, so that `tilingseg --help` does not wait for torch.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilingseg.errors import TilingSegError
+    from tilingseg.flow import RunOptions, prepare, run
+    from tilingseg.model.load import load_model, save_model
+    from tilingseg.model.spec import ModelSpec
+    from tilingseg.plan import TilingOptions
+    from tilingseg.readers import open_scene
+    from tilingseg.records import RunReport
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ModelSpec": "tilingseg.model.spec",
+    "RunOptions": "tilingseg.flow",
+    "RunReport": "tilingseg.records",
+    "TilingOptions": "tilingseg.plan",
+    "TilingSegError": "tilingseg.errors",
+    "load_model": "tilingseg.model.load",
+    "open_scene": "tilingseg.readers",
+    "prepare": "tilingseg.flow",
+    "run": "tilingseg.flow",
+    "save_model": "tilingseg.model.load",
+}
+
+__all__ = [
+    "ModelSpec",
+    "RunOptions",
+    "RunReport",
+    "TilingOptions",
+    "TilingSegError",
+    "load_model",
+    "open_scene",
+    "prepare",
+    "run",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tilingseg' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely import Polygon
     from shapely.geometry.base import BaseGeometry
+    from torch import Tensor
 
-    from tilingseg.grid import Window
+    from tilingseg.grid import Tile, Window
 
 BACKGROUND = 0
 """Mask value of a valid pixel that belongs to no class; class k of a model is mask value k + 1."""
@@ -197,6 +198,18 @@ class Region:
     """Position in row-major order."""
     core: Window
     """Pixels that this region alone writes: a whole number of store chunks, but at the edges."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """What one tile gave."""
+
+    tile: Tile
+    """Which tile."""
+    probability: Tensor | None
+    """float32 (classes, height, width) in 0…1, as large as the tile; None: the tile was skipped."""
+    valid: NDArray[np.bool_]
+    """bool (height, width), as large as the tile; True: data, and inside the area of interest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

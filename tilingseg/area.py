@@ -1,0 +1,133 @@
+"""The area of interest: from a box or a vector file to pixels of the scene.
+
+The network sees the scene as it is; the area decides what is written. A result inside the area is
+therefore the same as that of a run over the whole scene.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import geopandas
+import numpy as np
+import pyogrio.errors
+import pyproj.exceptions
+import shapely
+import shapely.affinity
+from affine import Affine
+from rasterio.features import geometry_mask
+
+from tilingseg.errors import PlanError
+from tilingseg.grid import Window
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from tilingseg.records import Scene
+
+
+def area_from_box(scene: Scene, box: tuple[float, float, float, float]) -> BaseGeometry:
+    """Return the area of a box in the scene's CRS (pixel coordinates where it has none).
+
+    Args:
+        scene: the pixel grid.
+        box: min x, min y, max x, max y.
+
+    Returns:
+        Geometry in pixel coordinates (x = column, y = row).
+
+    Raises:
+        PlanError: the box is empty or lies outside the scene.
+    """
+    min_x, min_y, max_x, max_y = box
+    if not (min_x < max_x and min_y < max_y):
+        raise PlanError(f"the box {_numbers(box)} is empty; give min x, min y, max x, max y")
+    return _in_scene(shapely.box(*box), scene, f"the box {_numbers(box)}")
+
+
+def area_from_file(scene: Scene, path: Path) -> BaseGeometry:
+    """Return the area of all polygons of a vector file, brought to the scene's CRS.
+
+    Raises:
+        PlanError: the file cannot be read, holds no polygon, or lies outside the scene.
+    """
+    try:
+        frame = geopandas.read_file(path)
+    except (pyogrio.errors.DataSourceError, OSError) as error:
+        raise PlanError(f"cannot read the area of interest {path}: {error}") from error
+    if scene.georef.crs is not None:
+        if frame.crs is None:
+            raise PlanError(f"the area of interest {path} has no CRS; write it with one")
+        try:
+            frame = frame.to_crs(scene.georef.crs)
+        except pyproj.exceptions.ProjError as error:
+            raise PlanError(
+                f"cannot bring {path} from {frame.crs.to_string()} to {scene.georef.crs}: {error}"
+            ) from error
+    frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
+    if frame.empty:
+        raise PlanError(f"the area of interest {path} holds no polygon")
+    return _in_scene(shapely.make_valid(frame.geometry.union_all()), scene, str(path))
+
+
+def area_window(area: BaseGeometry, scene: Scene) -> Window:
+    """Return the pixels that the area's bounds touch, inside the scene."""
+    min_x, min_y, max_x, max_y = area.bounds
+    row, col = max(0, math.floor(min_y)), max(0, math.floor(min_x))
+    row_stop = min(scene.height, math.ceil(max_y))
+    col_stop = min(scene.width, math.ceil(max_x))
+    return Window(row=row, col=col, height=row_stop - row, width=col_stop - col)
+
+
+def area_mask(area: BaseGeometry | None, window: Window) -> NDArray[np.bool_] | None:
+    """Return which pixels of a window have their centre in the area; None: not one.
+
+    Args:
+        area: in pixel coordinates; None: everything.
+        window: pixels of the scene.
+
+    Returns:
+        bool (height, width), True = inside.
+    """
+    shape = (window.height, window.width)
+    if area is None:
+        return np.ones(shape, dtype=bool)
+    frame = shapely.box(window.col, window.row, window.col_stop, window.row_stop)
+    if not area.intersects(frame):
+        return None
+    if area.contains(frame):
+        return np.ones(shape, dtype=bool)
+    inside: NDArray[Any] = geometry_mask(
+        [area], out_shape=shape, transform=Affine.translation(window.col, window.row), invert=True
+    )
+    return inside if inside.any() else None
+
+
+def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
+    if scene.georef.crs is not None:
+        a, b, c, d, e, f = (~Affine(*scene.georef.transform))[:6]
+        geometry = shapely.affinity.affine_transform(geometry, (a, b, d, e, c, f))
+    area = geometry.intersection(shapely.box(0, 0, scene.width, scene.height))
+    if area.area == 0:
+        raise PlanError(
+            f"{what} does not overlap the scene {scene.uri}; its bounds are "
+            f"{_numbers(_bounds(scene))} in {scene.georef.crs or 'pixels'}"
+        )
+    return area
+
+
+def _bounds(scene: Scene) -> tuple[float, float, float, float]:
+    frame = shapely.box(0, 0, scene.width, scene.height)
+    if scene.georef.crs is not None:
+        a, b, c, d, e, f = scene.georef.transform
+        frame = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f))
+    min_x, min_y, max_x, max_y = frame.bounds
+    return min_x, min_y, max_x, max_y
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:.10g}" for value in values)

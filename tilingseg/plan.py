@@ -1,0 +1,306 @@
+"""RunPlan: everything a run will do, decided before a pixel is read.
+
+A plan is data. It names the scene, the model, the one `TileGrid`, how tiles are stitched and which
+regions the work is cut into; the same plan gives the same bits in one process or on a cluster.
+`describe_changes` names what differs between the plan of an interrupted run and the one asked for
+now. Free of torch, rasterio and Zarr.
+
+Tile size. Every inferred pixel costs the same, so the planner takes the tile that needs the fewest
+pixels for this scene, halos and borders included, within the memory budget. Exact stitching reads
+2H more than it writes along each axis: large tiles make that cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from tilingseg.errors import PlanError
+from tilingseg.grid import Tile, TileGrid, Window
+from tilingseg.records import Region, Scene, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tilingseg.model.spec import Geometry, ModelSpec
+
+Stitching = Literal["exact", "hann"]
+
+EXACT = "the core of a tile equals inference on the whole scene"
+REGION_PX = 4096
+"""Side that a region is rounded to, px: minutes of work on a CPU, some megabytes of results."""
+CHUNK_PX = 1024
+"""Side that a store chunk is rounded to, px."""
+MAX_BATCH = 8
+"""Tiles in one forward pass beyond which nothing is gained."""
+CORE_SIZES_PX = (512, 768, 1024, 1536, 2048, 3072)
+"""Tile cores that the planner compares for exact stitching, px."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilingOptions:
+    """What the user may ask of the tiling; None: the planner decides."""
+
+    tile_size_px: int | None = None
+    """Side of a tile, px."""
+    overlap_px: int | None = None
+    """Pixels that neighbouring tiles share, px."""
+    blend: Literal["auto", "exact", "hann"] = "auto"
+    """How overlaps become one result; `auto`: exact where the network allows it."""
+    batch_size: int | None = None
+    """Tiles in one forward pass."""
+    memory_bytes: int = 640_000_000
+    """What one forward pass may use, bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """How one scene is cut and put together again."""
+
+    grid: TileGrid
+    """The one arrangement of tiles."""
+    stitching: Stitching
+    """How tiles become one result."""
+    reason: str
+    """Why so, one sentence."""
+    batch_size: int
+    """Tiles in one forward pass."""
+    forward_bytes: int
+    """Estimated peak memory of one forward pass, bytes."""
+
+    @property
+    def chunk_tiles(self) -> int:
+        """Tiles along each side of a store chunk."""
+        return max(1, CHUNK_PX // self.grid.stride_px)
+
+    @property
+    def region_tiles(self) -> int:
+        """Tiles along each side of a region, a multiple of `chunk_tiles`."""
+        chunk_px = self.chunk_tiles * self.grid.stride_px
+        return self.chunk_tiles * max(1, round(REGION_PX / chunk_px))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUse:
+    """A model and how this run uses it."""
+
+    spec: ModelSpec
+    """What travels with the weights."""
+    sha256: str
+    """Hash of the model file."""
+    class_indexes: tuple[int, ...]
+    """Classes that are kept, as positions in `spec.classes`."""
+    thresholds: tuple[float, ...]
+    """Probability from which a pixel belongs to the class, for every class of the spec."""
+    device_type: str
+    """`cpu`, `cuda` or `mps`: other devices round differently."""
+    precision: str
+    """`fp32`, `fp16` or `bf16`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """All that will be done; no pixel has been read for it."""
+
+    software: str
+    """Version of tilingseg: another one may give other bits."""
+    scene: Scene
+    """What is read."""
+    model: ModelUse
+    """What is inferred."""
+    tiling: Tiling
+    """How the scene is cut."""
+    extent: Window
+    """The part of the scene that is written: the bounds of the area of interest."""
+    area_wkt: str | None = None
+    """Area of interest in pixel coordinates (x = column, y = row) as WKT; None: the whole scene."""
+
+    @property
+    def grid(self) -> TileGrid:
+        """The one arrangement of tiles."""
+        return self.tiling.grid
+
+    @property
+    def chunk_px(self) -> int:
+        """Side of a store chunk, px."""
+        return self.tiling.chunk_tiles * self.grid.stride_px
+
+    @property
+    def region_px(self) -> int:
+        """Side of a region's core, px; less at the right and bottom edge."""
+        return self.tiling.region_tiles * self.grid.stride_px
+
+    @property
+    def n_region_rows(self) -> int:
+        """Rows of regions in the whole scene."""
+        return -(-self.grid.n_rows // self.tiling.region_tiles)
+
+    @property
+    def n_region_cols(self) -> int:
+        """Columns of regions in the whole scene."""
+        return -(-self.grid.n_cols // self.tiling.region_tiles)
+
+    def region(self, index: int) -> Region:
+        """Return one region of the scene by its row-major index."""
+        row, col = divmod(index, self.n_region_cols)
+        rows = _region_stretch(row, self.region_px, self.n_region_rows, self.grid.height)
+        cols = _region_stretch(col, self.region_px, self.n_region_cols, self.grid.width)
+        core = Window(row=rows[0], col=cols[0], height=rows[1] - rows[0], width=cols[1] - cols[0])
+        return Region(index=index, core=core)
+
+    def regions(self) -> Iterator[Region]:
+        """Yield the regions that touch the extent, in row-major order."""
+        for row in self._region_range(self.extent.row, self.extent.row_stop, self.n_region_rows):
+            for col in self._region_range(
+                self.extent.col, self.extent.col_stop, self.n_region_cols
+            ):
+                yield self.region(row * self.n_region_cols + col)
+
+    @property
+    def n_regions(self) -> int:
+        """Regions that touch the extent."""
+        rows = self._region_range(self.extent.row, self.extent.row_stop, self.n_region_rows)
+        cols = self._region_range(self.extent.col, self.extent.col_stop, self.n_region_cols)
+        return len(rows) * len(cols)
+
+    def tile_rows(self, region: Region) -> Iterator[list[Tile]]:
+        """Yield the tiles that a region needs, row by row from the top, each from the left.
+
+        Exact stitching needs the tiles whose cores make up the region, blending all that reach in.
+        """
+        core, grid = region.core, self.grid
+        if self.tiling.stitching == "exact":
+            rows = _core_range(core.row, core.row_stop, grid.stride_px, grid.n_rows)
+            cols = _core_range(core.col, core.col_stop, grid.stride_px, grid.n_cols)
+        else:
+            rows = grid.rows_touching(core.row, core.row_stop)
+            cols = grid.cols_touching(core.col, core.col_stop)
+        for row in rows:
+            yield [grid.tile(row, col) for col in cols]
+
+    def _region_range(self, start: int, stop: int, count: int) -> range:
+        last = min(count - 1, (stop - 1) // self.region_px)
+        return range(min(count - 1, start // self.region_px), last + 1)
+
+
+def plan_tiles(scene: Scene, geometry: Geometry, options: TilingOptions, size_px: int) -> Tiling:
+    """Decide stitching, tile size and batch for one scene.
+
+    Args:
+        scene: the pixel grid that the model sees.
+        geometry: halo, lattice and memory of the network.
+        options: what the user asked for.
+        size_px: tile size that the model proposes for blending, px.
+
+    Raises:
+        PlanError: the wishes contradict each other or the network, with what would work.
+    """
+    obstacle = _obstacle(scene, geometry, options)
+    if obstacle is None:
+        overlap = options.overlap_px
+        if overlap is None:
+            overlap = 2 * (geometry.halo_px or 0)
+        size = options.tile_size_px or _cheapest_size(scene, geometry, options, overlap)
+        if size <= overlap:  # the scene fits in one tile, nothing is shared
+            overlap = 0
+        return _tiling(_grid(scene, geometry, size, overlap), "exact", geometry, options)
+    if options.blend == "exact":
+        raise PlanError(f"exact stitching is impossible here: {obstacle}; use --blend hann")
+    size = options.tile_size_px or -(-size_px // geometry.multiple_px) * geometry.multiple_px
+    overlap = options.overlap_px
+    if overlap is None:
+        overlap = size // 4 // (2 * geometry.multiple_px) * (2 * geometry.multiple_px)
+    tiling = _tiling(_grid(scene, geometry, size, overlap), "hann", geometry, options)
+    return replace(tiling, reason=obstacle)
+
+
+def _obstacle(scene: Scene, geometry: Geometry, options: TilingOptions) -> str | None:
+    """Return why tiles are to be blended, or None where they can be stitched exactly."""
+    if options.blend == "hann":
+        return "blending was asked for"
+    if geometry.halo_px is None:
+        return geometry.reason or "this network cannot be stitched exactly"
+    needed, overlap, size = 2 * geometry.halo_px, options.overlap_px, options.tile_size_px
+    if overlap is not None and overlap < needed:
+        return f"the overlap is {overlap} px and this network needs {needed} px"
+    wanted = needed if overlap is None else overlap
+    if size is not None and size <= wanted and size < max(scene.height, scene.width):
+        return f"a tile of {size} px leaves no core beside an overlap of {wanted} px"
+    return None
+
+
+def describe_changes(before: Any, after: Any, path: str = "") -> list[str]:
+    """List the differences between two plans as JSON, `name: old → new`, deepest names first."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        changes: list[str] = []
+        for key in sorted(before.keys() | after.keys()):
+            name = f"{path}.{key}" if path else key
+            changes += describe_changes(before.get(key), after.get(key), name)
+        return changes
+    if before == after:
+        return []
+    return [f"{path}: {_short(before)} → {_short(after)}"]
+
+
+def plan_identity(plan: RunPlan) -> dict[str, Any]:
+    """Return the plan as JSON types: two runs with the same identity give the same bits."""
+    identity = to_json(plan)
+    assert isinstance(identity, dict)
+    return identity
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _core_range(start: int, stop: int, stride: int, count: int) -> range:
+    return range(start // stride, min(count, -(-stop // stride)))
+
+
+def _region_stretch(index: int, size: int, count: int, length: int) -> tuple[int, int]:
+    return index * size, length if index == count - 1 else (index + 1) * size
+
+
+def _grid(scene: Scene, geometry: Geometry, size: int, overlap: int) -> TileGrid:
+    return TileGrid(
+        height=scene.height,
+        width=scene.width,
+        tile_size_px=size,
+        overlap_px=overlap,
+        multiple_px=geometry.multiple_px,
+    )
+
+
+def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, overlap: int) -> int:
+    """Return the tile size that infers the fewest pixels within the memory, px."""
+    multiple = geometry.multiple_px
+    costs = []
+    for core in CORE_SIZES_PX:
+        size = -(-core // multiple) * multiple + overlap
+        grid = _grid(scene, geometry, size, overlap)
+        height, width = grid.tile_shape
+        too_large = height * width * geometry.bytes_per_px > options.memory_bytes
+        costs.append((too_large, len(grid) * height * width, size))
+    if all(too_large for too_large, _, _ in costs):
+        return min(size for _, _, size in costs)
+    return min(costs)[2]
+
+
+def _tiling(
+    grid: TileGrid, stitching: Stitching, geometry: Geometry, options: TilingOptions
+) -> Tiling:
+    height, width = grid.tile_shape
+    tile_bytes = height * width * geometry.bytes_per_px
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = int(max(1, min(MAX_BATCH, options.memory_bytes // tile_bytes, len(grid))))
+    elif batch_size < 1:
+        raise PlanError(f"batch size must be 1 or more, got {batch_size}")
+    return Tiling(
+        grid=grid,
+        stitching=stitching,
+        reason=EXACT,
+        batch_size=batch_size,
+        forward_bytes=int(batch_size * tile_bytes),
+    )

@@ -1,0 +1,220 @@
+"""Stitching: the predictions of tiles become finished rows of mask and probability.
+
+Exact: a tile gives its core and nothing else. Blended: every tile is multiplied with a Hann window
+and added. The windows are one-dimensional and divided, per axis, by the sum over all tiles that
+reach the pixel; their products therefore add up to one everywhere without a map of counts. Along
+an axis that only one tile reaches, its weight is one.
+
+Either way only one band of tile height is held. Tiles come row by row; as soon as the next tile
+row starts below a pixel row, that row is final, is turned into classes and leaves as uint8. The
+work is done in torch on the device where the probabilities are, so that float probabilities never
+travel to the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tilingseg.grid import Window
+from tilingseg.records import BACKGROUND, NODATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from tilingseg.grid import Span, Tile, TileGrid
+    from tilingseg.records import Prediction
+
+WEIGHT_FLOOR = 1e-6
+"""Smallest window value before the division: no pixel may depend on 0 / 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StitchedRows:
+    """Finished rows of one region."""
+
+    window: Window
+    """Where they lie in the scene."""
+    mask: NDArray[np.uint8]
+    """uint8 (height, width): background, class values from 1, nodata."""
+    probability: NDArray[np.uint8]
+    """uint8 (classes, height, width), 255 = 1; 0 where not valid."""
+    n_valid: int
+    """Valid pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How probabilities become classes."""
+
+    class_indexes: tuple[int, ...]
+    """Classes that may be given."""
+    thresholds: tuple[float, ...]
+    """Least probability, for every class of the model."""
+
+    def classify(self, probability: torch.Tensor) -> torch.Tensor:
+        """Give each pixel the most probable class among those above their thresholds.
+
+        Args:
+            probability: float32 (classes, height, width) in 0…1.
+
+        Returns:
+            uint8 (height, width): background or class index + 1; the first class wins a tie.
+        """
+        best = torch.full_like(probability[0], -1.0)
+        mask = torch.full_like(probability[0], BACKGROUND, dtype=torch.uint8)
+        for index in self.class_indexes:
+            layer = probability[index]
+            better = (layer >= self.thresholds[index]) & (layer > best)
+            best = torch.where(better, layer, best)
+            mask = torch.where(better, index + 1, mask)
+        return mask
+
+
+def stitch(
+    rows: Iterable[list[Prediction]],
+    grid: TileGrid,
+    core: Window,
+    decision: Decision,
+    *,
+    exact: bool,
+) -> Iterator[StitchedRows]:
+    """Turn the predictions of a region into its finished rows, from the top.
+
+    Args:
+        rows: for each tile row that the region needs, from the top, its tiles from the left.
+        grid: the scene's grid.
+        core: pixels of the region.
+        decision: classes and thresholds.
+        exact: take the cores of the tiles; otherwise blend.
+    """
+    band = _Band(core, decision)
+    weights = _Weights(grid)
+    for row in rows:
+        span = grid.row_span(row[0].tile.row)
+        top, bottom = (span.core_start, span.core_stop) if exact else (span.start, span.stop)
+        yield from band.flush(top)
+        band.extend(bottom)
+        for prediction in row:
+            tile = prediction.tile
+            part = core.intersection(tile.core if exact else tile.window)
+            if part is not None:
+                band.add(prediction, part, None if exact else weights.of(tile, part))
+    yield from band.flush(core.row_stop)
+
+
+def axis_weights(grid: TileGrid, axis: int, index: int) -> NDArray[np.float32]:
+    """Return the blend weights of one tile along one axis.
+
+    At every pixel the weights of all tiles that reach it add up to one.
+
+    Args:
+        grid: the scene's grid.
+        axis: 0 for rows, 1 for columns.
+        index: tile row or column.
+
+    Returns:
+        float32 (tile side,) in (0, 1].
+    """
+    touching = grid.cols_touching if axis else grid.rows_touching
+    span_of = grid.col_span if axis else grid.row_span
+    span = span_of(index)
+    total = np.zeros(span.stop - span.start)
+    own = _hann(span)
+    for other in touching(span.start, span.stop):
+        neighbour = span_of(other)
+        low, high = max(span.start, neighbour.start), min(span.stop, neighbour.stop)
+        window = _hann(neighbour)[low - neighbour.start : high - neighbour.start]
+        total[low - span.start : high - span.start] += window
+    return (own / total).astype(np.float32)
+
+
+def _hann(span: Span) -> NDArray[np.float64]:
+    size = span.stop - span.start
+    phase = (np.arange(size) + 0.5) / size
+    window: NDArray[np.float64] = np.maximum(np.sin(np.pi * phase) ** 2, WEIGHT_FLOOR)
+    return window
+
+
+class _Weights:
+    """Blend weights of the tiles of one region, each axis computed once."""
+
+    def __init__(self, grid: TileGrid) -> None:
+        self._grid = grid
+        self._known: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def of(self, tile: Tile, part: Window) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the (rows, cols) weights of a tile, cut to `part`."""
+        rows, cols = part.slices_in(tile.window)
+        along_rows = self._axis(0, tile.row)[rows]
+        along_cols = self._axis(1, tile.col)[cols]
+        return torch.from_numpy(along_rows), torch.from_numpy(along_cols)
+
+    def _axis(self, axis: int, index: int) -> NDArray[np.float32]:
+        if (axis, index) not in self._known:
+            self._known[axis, index] = axis_weights(self._grid, axis, index)
+        return self._known[axis, index]
+
+
+class _Band:
+    """The rows of a region that are not final yet."""
+
+    def __init__(self, core: Window, decision: Decision) -> None:
+        self._core = core
+        self._decision = decision
+        self._top = core.row
+        self._valid = np.zeros((0, core.width), dtype=bool)
+        self._total = torch.zeros((len(decision.thresholds), 0, core.width))
+
+    def extend(self, bottom: int) -> None:
+        """Make room for the rows above `bottom`."""
+        missing = min(bottom, self._core.row_stop) - self._top - len(self._valid)
+        if missing > 0:
+            self._valid = np.pad(self._valid, ((0, missing), (0, 0)))
+            self._total = torch.nn.functional.pad(self._total, (0, 0, 0, missing))
+
+    def add(
+        self,
+        prediction: Prediction,
+        part: Window,
+        weights: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        """Add one tile's share of `part`."""
+        inside = part.slices_in(prediction.tile.window)
+        rows = slice(part.row - self._top, part.row_stop - self._top)
+        cols = slice(part.col - self._core.col, part.col_stop - self._core.col)
+        self._valid[rows, cols] |= prediction.valid[inside]
+        if prediction.probability is None:
+            return
+        share = prediction.probability[:, *inside]  # (classes, height, width)
+        if self._total.device != share.device:
+            self._total = self._total.to(share.device)
+        if weights is None:
+            self._total[:, rows, cols] = share
+        else:
+            along_rows, along_cols = (w.to(share.device) for w in weights)
+            self._total[:, rows, cols] += share * along_rows[:, None] * along_cols
+
+    def flush(self, until: int) -> Iterator[StitchedRows]:
+        """Give away the rows above `until`: nothing will be added to them."""
+        count = min(until - self._top, len(self._valid))
+        if count <= 0:
+            return
+        core, valid, total = self._core, self._valid[:count], self._total[:, :count]
+        mask = self._decision.classify(total).cpu().numpy()
+        mask[~valid] = NODATA
+        probability = (total * 255 + 0.5).clamp(0, 255).to(torch.uint8).cpu().numpy()
+        probability[:, ~valid] = 0
+        yield StitchedRows(
+            window=Window(row=self._top, col=core.col, height=count, width=core.width),
+            mask=mask,
+            probability=probability,
+            n_valid=int(valid.sum()),
+        )
+        self._top += count
+        self._valid, self._total = self._valid[count:], self._total[:, count:]

@@ -1,0 +1,250 @@
+"""WorkStore: where regions write and from where a killed run goes on.
+
+A folder beside the outputs::
+
+    plan.json            what is being done; another plan is refused
+    pixels.zarr/mask     uint8 (height, width), fill NODATA
+    pixels.zarr/probability   uint8 (classes, height, width), 255 = 1
+    done/000012.json     completion record of region 12
+
+Region cores are whole numbers of chunks, so every chunk has one writer. A region is done when its
+completion record is renamed into place, after its chunks are flushed to disk; whatever an
+interrupted region left behind is written again. Chunks that hold nothing but nodata take no space.
+
+Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from tilingseg.errors import OutputError, PlanError
+from tilingseg.plan import RunPlan, describe_changes, plan_identity
+from tilingseg.records import NODATA, Georef, RegionReport, Scaling, to_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from tilingseg.grid import Window
+
+FINISHED = "finished"
+"""Name of the marker that says: all outputs stand, only the report and the clean-up are left."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that it appears whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class WorkStore:
+    """Masks and probabilities of one run, with its completion records."""
+
+    def __init__(self, folder: Path, plan: RunPlan, scaling: Scaling) -> None:
+        """Open an existing store; use `create` or `resume` to get one."""
+        self.folder = folder
+        self.plan = plan
+        self.scaling = scaling
+        group = zarr.open_group(folder / "pixels.zarr", mode="r+")
+        mask, probability = group["mask"], group["probability"]
+        assert isinstance(mask, zarr.Array)
+        assert isinstance(probability, zarr.Array)
+        self._mask, self._probability = mask, probability
+
+    @classmethod
+    def create(cls, folder: Path, plan: RunPlan, scaling: Scaling) -> WorkStore:
+        """Make an empty store; whatever stood in the folder is removed.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            (folder / "done").mkdir(parents=True)
+            group = zarr.create_group(folder / "pixels.zarr")
+            shape, chunk = (plan.grid.height, plan.grid.width), (plan.chunk_px, plan.chunk_px)
+            n_classes = len(plan.model.spec.classes)
+            group.create_array("mask", shape=shape, chunks=chunk, dtype="uint8", fill_value=NODATA)
+            group.create_array(
+                "probability",
+                shape=(n_classes, *shape),
+                chunks=(1, *chunk),
+                dtype="uint8",
+                fill_value=0,
+            )
+        except OSError as error:
+            raise OutputError(
+                f"cannot create the work store {folder}: {error.strerror or error}"
+            ) from error
+        text = json.dumps({"plan": plan_identity(plan), "scaling": to_json(scaling)}, indent=1)
+        write_whole(folder / "plan.json", text)
+        return cls(folder, plan, scaling)
+
+    @classmethod
+    def resume(cls, folder: Path, plan: RunPlan) -> WorkStore | None:
+        """Open the store of an interrupted run of the same plan; None: there is none.
+
+        Raises:
+            PlanError: the interrupted run had another plan; names every difference.
+        """
+        stored = _read_plan(folder)
+        if stored is None:
+            return None
+        # the round trip gives both sides the types of JSON
+        wanted = json.loads(json.dumps(plan_identity(plan)))
+        if changes := describe_changes(stored["plan"], wanted):
+            raise PlanError(
+                f"{folder} holds an interrupted run with another plan ({'; '.join(changes[:6])}): "
+                "repeat the earlier command to finish it, or start anew with --no-resume"
+            )
+        scaling = stored["scaling"]
+        return cls(
+            folder,
+            plan,
+            Scaling(
+                low=tuple(scaling["low"]), high=tuple(scaling["high"]), source=scaling["source"]
+            ),
+        )
+
+    @property
+    def height(self) -> int:
+        """Rows, px."""
+        return self.plan.grid.height
+
+    @property
+    def width(self) -> int:
+        """Columns, px."""
+        return self.plan.grid.width
+
+    @property
+    def georef(self) -> Georef:
+        """Where the pixels lie."""
+        return self.plan.scene.georef
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class k is mask value k + 1."""
+        return self.plan.model.spec.classes
+
+    def read_mask(self, window: Window) -> NDArray[np.uint8]:
+        """Return uint8 (height, width): background, class values from 1, nodata."""
+        return np.asarray(self._mask[_slices(window)], dtype=np.uint8)
+
+    def read_probability(self, class_index: int, window: Window) -> NDArray[np.uint8]:
+        """Return the class's probability, uint8 (height, width), 255 = 1."""
+        return np.asarray(self._probability[(class_index, *_slices(window))], dtype=np.uint8)
+
+    def write(
+        self, window: Window, mask: NDArray[np.uint8], probability: NDArray[np.uint8]
+    ) -> None:
+        """Write finished pixels; windows that end inside a chunk must come from one thread.
+
+        Args:
+            window: where they lie, inside the scene.
+            mask: uint8 (height, width).
+            probability: uint8 (classes, height, width), 255 = 1.
+
+        Raises:
+            OutputError: the disk is full or gone.
+        """
+        rows, cols = _slices(window)
+        try:
+            self._mask[rows, cols] = mask
+            self._probability[:, rows, cols] = probability
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to the work store {self.folder}: {error.strerror or error}; "
+                "free some space and repeat the command, finished regions are kept"
+            ) from error
+
+    def complete(self, core: Window, report: RegionReport) -> None:
+        """Flush the chunks of a region to disk, then put its completion record in place."""
+        self._flush(core)
+        path = self.folder / "done" / f"{report.index:06d}.json"
+        write_whole(path, json.dumps(to_json(report)))
+
+    def completed(self) -> dict[int, RegionReport]:
+        """Return the completion records, by region index."""
+        reports = {}
+        for path in sorted((self.folder / "done").glob("*.json")):
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw["seconds"] = tuple((stage, seconds) for stage, seconds in raw["seconds"])
+            reports[int(path.stem)] = RegionReport(**raw)
+        return reports
+
+    def mark_finished(self) -> None:
+        """Say that all outputs stand under their final names."""
+        write_whole(self.folder / FINISHED, "")
+
+    def is_finished(self) -> bool:
+        """Tell whether all outputs stand and only the report and the clean-up were left."""
+        return (self.folder / FINISHED).exists()
+
+    def remove(self) -> None:
+        """Delete the store."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _flush(self, core: Window) -> None:
+        chunk = self.plan.chunk_px
+        root = self.folder / "pixels.zarr"
+        for row in range(core.row // chunk, -(-core.row_stop // chunk)):
+            for col in range(core.col // chunk, -(-core.col_stop // chunk)):
+                paths = [root / "mask" / "c" / str(row) / str(col)]
+                paths += [
+                    root / "probability" / "c" / str(k) / str(row) / str(col)
+                    for k in range(len(self.classes))
+                ]
+                for path in paths:
+                    _sync(path)
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise PlanError(
+            f"{folder} is no readable work store ({error}); start anew with --no-resume"
+        ) from error
+    if not isinstance(stored, dict):
+        raise PlanError(f"{folder}/plan.json is no plan; start anew with --no-resume")
+    return stored
+
+
+def _slices(window: Window) -> tuple[slice, slice]:
+    return slice(window.row, window.row_stop), slice(window.col, window.col_stop)
+
+
+def _sync(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # nothing but fill values: Zarr keeps no file
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
