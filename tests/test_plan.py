@@ -1,0 +1,183 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tilingseg.errors import PlanError
+from tilingseg.model.spec import Geometry, ModelSpec
+from tilingseg.plan import (
+    ModelUse,
+    RunPlan,
+    TilingOptions,
+    describe_changes,
+    plan_identity,
+    plan_tiles,
+)
+from tilingseg.records import Band, Georef, Scene
+
+SPEC = ModelSpec(
+    name="test",
+    network="unet",
+    network_options=(("features", (4, 8)),),
+    bands=("red",),
+    classes=("building", "road"),
+    thresholds=(0.5, 0.5),
+    gsd_m=0.5,
+    mean=(0.0,),
+    std=(1.0,),
+)
+EXACT = Geometry(multiple_px=16, halo_px=96, reason=None, bytes_per_px=100.0)
+BLENDED = Geometry(multiple_px=16, halo_px=None, reason="it has InstanceNorm", bytes_per_px=100.0)
+
+
+def make_scene(height=5000, width=7000):
+    georef = Georef(crs="EPSG:32633", transform=(0.5, 0, 0, 0, -0.5, 0), pixel_m=(0.5, 0.5))
+    return Scene(
+        uri="scene.tif",
+        name="scene",
+        revision="1",
+        height=height,
+        width=width,
+        bands=(Band(index=1, name="red"),),
+        dtype="uint8",
+        georef=georef,
+        source=georef,
+        source_shape=(height, width),
+    )
+
+
+def make_plan(scene=None, options=None, geometry=EXACT, extent=None):
+    scene = scene or make_scene()
+    tiling = plan_tiles(scene, geometry, options or TilingOptions(), 512)
+    return RunPlan(
+        software="0",
+        scene=scene,
+        model=ModelUse(
+            spec=SPEC,
+            sha256="0" * 64,
+            class_indexes=(0, 1),
+            thresholds=(0.5, 0.5),
+            device_type="cpu",
+            precision="fp32",
+        ),
+        tiling=tiling,
+        extent=extent or tiling.grid.scene_window,
+    )
+
+
+class TestTiles:
+    def test_are_stitched_exactly_where_the_network_allows_it(self):
+        tiling = plan_tiles(make_scene(), EXACT, TilingOptions(), 512)
+        assert tiling.stitching == "exact"
+        assert tiling.grid.overlap_px == 192
+
+    def test_are_large_enough_that_halos_cost_little(self):
+        grid = plan_tiles(make_scene(40_000, 40_000), EXACT, TilingOptions(), 512).grid
+        height, width = grid.tile_shape
+        assert len(grid) * height * width <= 1.35 * 40_000**2
+
+    def test_fit_the_memory(self):
+        options = TilingOptions(memory_bytes=100_000_000)
+        tiling = plan_tiles(make_scene(), EXACT, options, 512)
+        height, width = tiling.grid.tile_shape
+        assert height * width * 100 <= 100_000_000
+        assert tiling.forward_bytes <= 100_000_000
+
+    def test_are_blended_with_the_reason_where_the_network_does_not_allow_it(self):
+        tiling = plan_tiles(make_scene(), BLENDED, TilingOptions(), 512)
+        assert (tiling.stitching, tiling.reason) == ("hann", "it has InstanceNorm")
+        assert (tiling.grid.tile_size_px, tiling.grid.overlap_px) == (512, 128)
+
+    def test_are_blended_where_the_overlap_is_too_small(self):
+        tiling = plan_tiles(make_scene(), EXACT, TilingOptions(overlap_px=64), 512)
+        assert tiling.stitching == "hann"
+        assert "192 px" in tiling.reason
+
+    def test_are_blended_where_the_tile_has_no_room_for_a_core(self):
+        tiling = plan_tiles(make_scene(), EXACT, TilingOptions(tile_size_px=192), 512)
+        assert tiling.stitching == "hann"
+
+    def test_one_small_tile_may_cover_a_small_scene(self):
+        tiling = plan_tiles(make_scene(90, 70), EXACT, TilingOptions(tile_size_px=128), 512)
+        assert tiling.stitching == "exact"
+        assert len(tiling.grid) == 1
+
+    @pytest.mark.parametrize(
+        ("geometry", "options", "words"),
+        [
+            (BLENDED, {"blend": "exact"}, "InstanceNorm.*--blend hann"),
+            (EXACT, {"blend": "exact", "overlap_px": 32}, "overlap is 32 px.*192"),
+            (EXACT, {"blend": "exact", "tile_size_px": 160}, "no core"),
+            (EXACT, {"batch_size": 0}, "batch size must be 1 or more, got 0"),
+            (EXACT, {"tile_size_px": 500}, "no multiple of 16; use 496"),
+        ],
+    )
+    def test_contradicting_wishes_are_refused(self, geometry, options, words):
+        with pytest.raises(PlanError, match=words):
+            plan_tiles(make_scene(), geometry, TilingOptions(**options), 512)
+
+
+class TestRegions:
+    @given(st.integers(1, 20_000), st.integers(1, 20_000), st.booleans())
+    def test_tile_the_scene_in_whole_chunks(self, height, width, blended):
+        plan = make_plan(make_scene(height, width), geometry=BLENDED if blended else EXACT)
+        area = 0
+        for region in plan.regions():
+            core = region.core
+            area += core.area
+            assert core.row % plan.chunk_px == 0
+            assert core.col % plan.chunk_px == 0
+            assert core.row_stop % plan.chunk_px == 0 or core.row_stop == height
+            assert core.col_stop % plan.chunk_px == 0 or core.col_stop == width
+        assert area == height * width
+        assert len(list(plan.regions())) == plan.n_regions
+
+    @pytest.mark.parametrize("geometry", [EXACT, BLENDED])
+    def test_select_every_tile_that_reaches_them(self, geometry):
+        plan = make_plan(geometry=geometry)
+        for region in plan.regions():
+            chosen = {tile.index for row in plan.tile_rows(region) for tile in row}
+            exact = plan.tiling.stitching == "exact"
+            needed = {
+                tile.index
+                for tile in plan.grid
+                if (tile.core if exact else tile.window).intersection(region.core)
+            }
+            assert chosen == needed
+
+    def test_exact_regions_share_no_tile(self):
+        plan = make_plan()
+        chosen = [t.index for g in plan.regions() for row in plan.tile_rows(g) for t in row]
+        assert len(chosen) == len(set(chosen)) == len(plan.grid)
+
+    def test_of_an_area_are_those_that_touch_it(self):
+        whole = make_plan(make_scene(20_000, 20_000))
+        extent = replace(whole.extent, row=9000, col=100, height=100, width=9000)
+        part = make_plan(make_scene(20_000, 20_000), extent=extent)
+        indexes = [r.index for r in whole.regions() if r.core.intersection(extent)]
+        assert [r.index for r in part.regions()] == indexes
+        assert part.n_regions == len(indexes) < whole.n_regions
+
+    def test_of_a_terapixel_are_counted_without_being_listed(self):
+        plan = make_plan(make_scene(10**6, 10**6))
+        assert plan.n_regions > 50_000
+        last = plan.region(plan.n_region_rows * plan.n_region_cols - 1)
+        assert (last.core.row_stop, last.core.col_stop) == (10**6, 10**6)
+
+
+class TestIdentity:
+    def test_survives_json(self):
+        identity = plan_identity(make_plan())
+        assert json.loads(json.dumps(identity)) == json.loads(json.dumps(identity))
+        assert describe_changes(json.loads(json.dumps(identity)), identity) == []
+
+    def test_names_what_changed(self):
+        before = plan_identity(make_plan())
+        after = plan_identity(make_plan(options=TilingOptions(batch_size=3)))
+        changes = describe_changes(before, after)
+        assert any(change.startswith("tiling.batch_size: ") for change in changes)
+
+    def test_plans_are_hashable(self):
+        assert len({make_plan(), make_plan(), make_plan(make_scene(50, 50))}) == 2
