@@ -1,0 +1,210 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakes import ArrayReader, IdentityEngine
+from tests.strategies import grids
+from tilingseg.area import area_mask
+from tilingseg.errors import ModelError, PlanError, TileError
+from tilingseg.grid import TileGrid
+from tilingseg.infer import (
+    Tally,
+    TileSource,
+    TorchEngine,
+    choose_devices,
+    choose_precision,
+    predict,
+)
+from tilingseg.model.spec import ModelSpec
+from tilingseg.records import Scaling
+
+SPEC = ModelSpec(
+    name="test",
+    network="unet",
+    network_options=(),
+    bands=("a", "b"),
+    classes=("x", "y"),
+    thresholds=(0.5, 0.5),
+    gsd_m=None,
+    mean=(0.0, 0.0),
+    std=(1.0, 1.0),
+)
+BYTES = Scaling(low=(0.0, 0.0), high=(255.0, 255.0), source="uint8")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def random_pixels(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (2, height, width), dtype=np.uint8)
+
+
+def rows_of(grid):
+    return [[grid.tile(r, c) for c in range(grid.n_cols)] for r in range(grid.n_rows)]
+
+
+def source_of(reader, pool, *, whole_tile=False, area=None):
+    return TileSource(
+        reader=reader,
+        area_mask=lambda window: area_mask(area, window),
+        whole_tile=whole_tile,
+        pool=pool,
+        read_ahead=3,
+    )
+
+
+class TestPredict:
+    @settings(deadline=None, max_examples=30)
+    @given(grids(max_side_px=40), st.integers(1, 5))
+    def test_gives_every_tile_its_own_pixels_in_order(self, pool, grid, batch_size):
+        pixels = random_pixels(grid.height, grid.width)
+        tally = Tally()
+        rows = list(
+            predict(
+                rows_of(grid),
+                source_of(ArrayReader(pixels), pool),
+                IdentityEngine(),
+                batch_size,
+                tally,
+            )
+        )
+        assert [p.tile.index for row in rows for p in row] == list(range(len(grid)))
+        assert tally.n_tiles == len(grid)
+        for prediction in (p for row in rows for p in row):
+            w = prediction.tile.window
+            expected = pixels[:, w.row : w.row_stop, w.col : w.col_stop] / np.float32(255)
+            found = prediction.probability[:, : expected.shape[1], : expected.shape[2]]
+            assert np.array_equal(found, expected)
+            assert (prediction.probability[:, expected.shape[1] :] == 0).all()
+            assert (prediction.probability[:, :, expected.shape[2] :] == 0).all()
+
+    def test_batches_end_with_the_tile_row(self, pool):
+        grid = TileGrid(height=20, width=30, tile_size_px=10, overlap_px=0)
+        engine = IdentityEngine()
+        reader = ArrayReader(random_pixels(20, 30))
+        list(predict(rows_of(grid), source_of(reader, pool), engine, 2, Tally()))
+        assert engine.batches == [2, 1, 2, 1]
+
+    def test_tiles_without_data_under_their_core_are_not_inferred(self, pool):
+        grid = TileGrid(height=30, width=10, tile_size_px=14, overlap_px=4)
+        valid = np.ones((30, 10), dtype=bool)
+        valid[10:20] = False
+        tally, reader = Tally(), ArrayReader(random_pixels(30, 10), valid)
+        rows = list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, tally))
+        assert [row[0].probability is None for row in rows] == [False, True, False]
+        assert (tally.n_tiles, tally.n_tiles_nodata, tally.n_tiles_outside) == (2, 1, 0)
+
+    def test_blended_tiles_are_inferred_where_any_pixel_is_valid(self, pool):
+        grid = TileGrid(height=30, width=10, tile_size_px=14, overlap_px=4)
+        valid = np.ones((30, 10), dtype=bool)
+        valid[10:20] = False
+        tally, reader = Tally(), ArrayReader(random_pixels(30, 10), valid)
+        source = source_of(reader, pool, whole_tile=True)
+        list(predict(rows_of(grid), source, IdentityEngine(), 4, tally))
+        assert tally.n_tiles == 3
+
+    def test_tiles_outside_the_area_are_not_read(self, pool):
+        from shapely import box
+
+        grid = TileGrid(height=40, width=40, tile_size_px=10, overlap_px=0)
+        tally, reader = Tally(), ArrayReader(random_pixels(40, 40))
+        source = source_of(reader, pool, area=box(12, 12, 18, 28))
+        rows = list(predict(rows_of(grid), source, IdentityEngine(), 4, tally))
+        assert len(reader.windows) == tally.n_tiles == 2
+        assert tally.n_tiles_outside == 14
+        written = sum(int(p.valid.sum()) for row in rows for p in row)
+        assert written == 6 * 16
+
+    def test_a_reader_that_fails_names_the_tile(self, pool):
+        grid = TileGrid(height=40, width=40, tile_size_px=10, overlap_px=0)
+        reader = ArrayReader(random_pixels(40, 40), fail_at=6)
+        with pytest.raises(TileError, match=r"tile \d+ at row \d+ px.*block 7 is damaged"):
+            list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, Tally()))
+
+    def test_out_of_memory_halves_the_batch_and_gives_the_same_numbers(self, pool):
+        grid = TileGrid(height=10, width=70, tile_size_px=10, overlap_px=0)
+        reader = ArrayReader(random_pixels(10, 70))
+        small = IdentityEngine(limit=2)
+        rows = [
+            list(predict(rows_of(grid), source_of(reader, pool), engine, 7, Tally()))
+            for engine in (IdentityEngine(), small)
+        ]
+        assert max(small.batches) == 2
+        for a, b in zip(rows[0][0], rows[1][0], strict=True):
+            assert torch.equal(a.probability, b.probability)
+
+    def test_a_single_tile_that_does_not_fit_is_told_with_the_remedy(self, pool):
+        grid = TileGrid(height=10, width=10, tile_size_px=10, overlap_px=0)
+        reader = ArrayReader(random_pixels(10, 10))
+        with pytest.raises(TileError, match="tile 0 .* smaller --tile-size"):
+            list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(0), 1, Tally()))
+
+
+class TestTorchEngine:
+    def make(self, module, spec=SPEC):
+        return TorchEngine(module, spec, BYTES, "cpu", "fp32")
+
+    def test_gives_sigmoid_probabilities_of_the_normalised_pixels(self):
+        pixels = random_pixels(8, 8)[None]
+        valid = np.ones((1, 8, 8), dtype=bool)
+        found = self.make(torch.nn.Identity()).probabilities(pixels, valid)
+        expected = torch.sigmoid(torch.from_numpy(pixels).float() / 255)
+        assert torch.allclose(found, expected)
+
+    def test_softmax_leaves_the_background_out(self):
+        from dataclasses import replace
+
+        spec = replace(SPEC, activation="softmax", classes=("x",), thresholds=(0.5,))
+        pixels = random_pixels(8, 8)[None]
+        found = self.make(torch.nn.Identity(), spec).probabilities(
+            pixels, np.ones((1, 8, 8), dtype=bool)
+        )
+        logits = torch.from_numpy(pixels).float() / 255
+        assert torch.allclose(found, logits.softmax(1)[:, 1:])
+
+    def test_invalid_pixels_reach_the_network_as_zero(self):
+        pixels = random_pixels(8, 8)[None]
+        valid = np.random.default_rng(2).random((1, 8, 8)) > 0.5
+        found = self.make(torch.nn.Identity()).probabilities(pixels, valid)
+        assert (found[:, :, ~valid[0]] == 0.5).all()
+
+    def test_a_network_with_other_outputs_than_its_spec_is_refused(self):
+        module = torch.nn.Conv2d(2, 5, 1)
+        with pytest.raises(ModelError, match=r"\(1, 5, 8, 8\).*\(1, 2, 8, 8\)"):
+            self.make(module).probabilities(
+                random_pixels(8, 8)[None], np.ones((1, 8, 8), dtype=bool)
+            )
+
+    def test_batches_and_single_tiles_give_the_same_bits(self):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 2, 1)
+        )
+        engine = self.make(module)
+        pixels = np.stack([random_pixels(64, 64, seed) for seed in range(4)])
+        valid = np.ones((4, 64, 64), dtype=bool)
+        together = engine.probabilities(pixels, valid)
+        alone = [engine.probabilities(pixels[i : i + 1], valid[:1])[0] for i in range(4)]
+        assert torch.allclose(together, torch.stack(alone), atol=1e-6)
+
+
+class TestChoices:
+    def test_a_device_that_does_not_exist_is_refused(self):
+        with pytest.raises(PlanError, match="'warp9' cannot be used.*--device cpu"):
+            choose_devices("warp9")
+
+    def test_cpu_may_be_named_twice(self):
+        assert choose_devices("cpu,cpu") == ("cpu", "cpu")
+
+    def test_a_cpu_computes_in_fp32_unless_told_otherwise(self):
+        assert choose_precision("auto", "cpu") == "fp32"
+        assert choose_precision("bf16", "cpu") == "bf16"
+        with pytest.raises(PlanError, match="fp16"):
+            choose_precision("fp16", "cpu")

@@ -1,0 +1,143 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_plan import make_plan, make_scene
+from tilingseg.errors import OutputError, PlanError
+from tilingseg.grid import Window
+from tilingseg.plan import TilingOptions
+from tilingseg.records import NODATA, RegionReport, Scaling
+from tilingseg.store import WorkStore, write_whole
+
+SCALING = Scaling(low=(0.0,), high=(255.0,), source="test")
+REPORT = RegionReport(
+    index=0,
+    n_tiles=1,
+    n_tiles_nodata=0,
+    n_tiles_outside=0,
+    n_pixels_valid=5,
+    seconds=(("read", 0.5),),
+)
+
+
+@pytest.fixture
+def plan():
+    return make_plan(make_scene(300, 400))
+
+
+def write_noise(store, window, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (window.height, window.width)
+    mask = rng.integers(0, 3, shape, dtype=np.uint8)
+    probability = rng.integers(0, 256, (2, *shape), dtype=np.uint8)
+    store.write(window, mask, probability)
+    return mask, probability
+
+
+def test_gives_back_what_was_written(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    window = Window(row=10, col=20, height=50, width=60)
+    mask, probability = write_noise(store, window)
+    assert np.array_equal(store.read_mask(window), mask)
+    assert np.array_equal(store.read_probability(1, window), probability[1])
+
+
+def test_is_nodata_where_nothing_was_written(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    assert (store.read_mask(plan.grid.scene_window) == NODATA).all()
+
+
+def test_keeps_no_file_for_chunks_of_nodata(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    window = plan.grid.scene_window
+    empty = np.full((300, 400), NODATA, dtype=np.uint8)
+    store.write(window, empty, np.zeros((2, 300, 400), dtype=np.uint8))
+    assert not [p for p in (tmp_path / "work" / "pixels.zarr").rglob("c/*") if p.is_file()]
+
+
+def test_goes_on_with_the_same_plan(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    mask, _ = write_noise(store, plan.grid.scene_window)
+    store.complete(plan.grid.scene_window, REPORT)
+    again = WorkStore.resume(tmp_path / "work", plan)
+    assert again is not None
+    assert again.completed() == {0: REPORT}
+    assert again.scaling == SCALING
+    assert np.array_equal(again.read_mask(plan.grid.scene_window), mask)
+
+
+def test_there_is_nothing_to_go_on_with_in_an_empty_folder(tmp_path, plan):
+    assert WorkStore.resume(tmp_path / "work", plan) is None
+
+
+def test_another_plan_is_refused_with_the_difference(tmp_path, plan):
+    WorkStore.create(tmp_path / "work", plan, SCALING)
+    other = make_plan(make_scene(300, 400), TilingOptions(batch_size=7))
+    with pytest.raises(PlanError, match=r"tiling\.batch_size: 1 → 7.*--no-resume"):
+        WorkStore.resume(tmp_path / "work", other)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_plan_is_refused(tmp_path, plan, text):
+    WorkStore.create(tmp_path / "work", plan, SCALING)
+    (tmp_path / "work" / "plan.json").write_text(text)
+    with pytest.raises(PlanError, match="--no-resume"):
+        WorkStore.resume(tmp_path / "work", plan)
+
+
+def test_creating_starts_anew(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    write_noise(store, plan.grid.scene_window)
+    store.complete(plan.grid.scene_window, REPORT)
+    anew = WorkStore.create(tmp_path / "work", plan, SCALING)
+    assert anew.completed() == {}
+    assert (anew.read_mask(plan.grid.scene_window) == NODATA).all()
+
+
+def test_a_completion_record_appears_after_the_pixels_are_flushed(tmp_path, plan, monkeypatch):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    write_noise(store, plan.grid.scene_window)
+    order = []
+    fsync = os.fsync
+
+    def note_sync(descriptor):
+        order.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    store.complete(plan.grid.scene_window, REPORT)
+    monkeypatch.undo()
+    chunks = {
+        str(path.relative_to(tmp_path))
+        for path in (tmp_path / "work" / "pixels.zarr").rglob("*")
+        if path.is_file() and path.name != "zarr.json"
+    }
+    assert chunks
+    assert set(order[:-1]) == chunks
+    assert order[-1].endswith("done/000000.json.part")
+
+
+def test_completion_records_are_json_that_people_can_read(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    store.complete(plan.grid.scene_window, REPORT)
+    raw = json.loads((tmp_path / "work" / "done" / "000000.json").read_text())
+    assert raw["n_tiles"] == 1
+    assert raw["seconds"] == [["read", 0.5]]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path, plan):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot create the work store"):
+        WorkStore.create(tmp_path / "file" / "work", plan, SCALING)
+
+
+def test_small_files_are_written_whole(tmp_path):
+    write_whole(tmp_path / "a.json", "one")
+    write_whole(tmp_path / "a.json", "two")
+    assert (tmp_path / "a.json").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(OutputError, match="cannot write"):
+        write_whole(tmp_path / "missing" / "a.json", "three")
