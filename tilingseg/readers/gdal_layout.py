@@ -1,0 +1,250 @@
+"""What is in a file that GDAL has opened, and how to read the chosen bands of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import urllib.request
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from rasterio.enums import ColorInterp, MaskFlags
+
+from tilingseg.errors import SceneError
+from tilingseg.readers.bands import FileBand, choose_bands
+from tilingseg.readers.gdal_access import GdalTarget, open_dataset
+from tilingseg.readers.georef import locate
+from tilingseg.readers.physical import physical_pixel_m
+from tilingseg.readers.source import Level, ReadOptions, SourceInfo, delivered_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.records import Georef
+
+_REVISION_TIMEOUT_S = 5.0
+_PALETTE_BANDS = tuple(
+    FileBand(index=index, colour=colour)
+    for index, colour in enumerate(("red", "green", "blue"), start=1)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GdalLayout:
+    """How to read the chosen bands of one file, and tell which pixels are valid."""
+
+    target: GdalTarget
+    """Where the file is."""
+    info: SourceInfo
+    """What it says about itself."""
+    overviews: tuple[int | None, ...]
+    """GDAL's overview index for each level of `info`; None: full resolution."""
+    reads: tuple[int, ...]
+    """Bands to fetch, from 1, each once; the alpha band last."""
+    order: tuple[int, ...]
+    """Position in `reads` (for a palette: red 0, green 1, blue 2) of each band delivered."""
+    has_alpha: bool
+    """The last of `reads` is an alpha band."""
+    mask: Literal["none", "dataset", "bands"]
+    """Mask bands to fetch besides."""
+    nodata: tuple[float | None, ...]
+    """Nodata value of each band of `reads` but the alpha band; None: it has none."""
+    nodata_in_any: bool
+    """One band with its nodata value is enough to make a pixel invalid."""
+    palette: NDArray[np.uint8] | None
+    """uint8 (entries, 4): red, green, blue, alpha of each value; None: no palette."""
+
+
+def describe(dataset: Any, target: GdalTarget, options: ReadOptions) -> GdalLayout:
+    """Look at an open dataset and decide how to read it.
+
+    Args:
+        dataset: rasterio dataset or WarpedVRT, full resolution.
+        target: where it was opened.
+        options: what the caller wants.
+
+    Raises:
+        SceneError: it holds nothing that can be segmented, or not the bands that are wanted.
+    """
+    uri = target.uri
+    refuse_container(dataset, uri)
+    palette = _palette(dataset)
+    available = _file_bands(dataset) if palette is None else _PALETTE_BANDS
+    bands, notes = choose_bands(available, options, uri)
+    chosen = tuple(band.index for band in bands)
+    if palette is None:
+        data = tuple(dict.fromkeys(chosen))
+        order = tuple(data.index(index) for index in chosen)
+        dtype = delivered_dtype(_stored_dtype(dataset, data, uri), uri)
+    else:
+        data, order, dtype = (1,), tuple(index - 1 for index in chosen), "uint8"
+        notes = (*notes, "The palette is expanded to red, green and blue.")
+    alpha = _alpha_index(dataset, data)
+    nodata = tuple(dataset.nodatavals[index - 1] for index in data)
+    levels, overviews = _levels(dataset, target)
+    info = SourceInfo(
+        uri=uri,
+        name=scene_name(uri),
+        revision=_revision(dataset, target),
+        bands=bands,
+        dtype=dtype,
+        georef=_georef(dataset, options, uri),
+        levels=levels,
+        notes=notes + _remarks(dataset),
+    )
+    return GdalLayout(
+        target=target,
+        info=info,
+        overviews=overviews,
+        reads=data if alpha is None else (*data, alpha),
+        order=order,
+        has_alpha=alpha is not None,
+        mask=_mask_kind(dataset, data),
+        nodata=nodata,
+        nodata_in_any=not all(
+            _is_measurable(nodata[k], dataset.dtypes[b - 1]) for k, b in enumerate(data)
+        ),
+        palette=palette,
+    )
+
+
+def scene_name(uri: str) -> str:
+    """Return the stem of a path or URL: `scene` for `https://host/a/scene.ome.tif?key=1`."""
+    path = re.split(r"[?#]", uri, maxsplit=1)[0] if "://" in uri else uri
+    stem = PurePosixPath(path.replace("\\", "/").rstrip("/")).name.replace('"', "")
+    stem = PurePosixPath(stem).stem
+    stem = stem[:-4] if stem.lower().endswith(".ome") else stem
+    return re.sub(r"[^\w.-]+", "_", stem).strip("_.") or "scene"
+
+
+def refuse_container(dataset: Any, uri: str) -> None:
+    """Raise where a file holds several rasters and is none itself.
+
+    Raises:
+        SceneError: naming the rasters inside.
+    """
+    if dataset.count:
+        return
+    inside = dataset.subdatasets
+    if not inside:
+        raise SceneError(f"{uri} holds no raster band")
+    shown = ", ".join(inside[:6]) + (", …" if len(inside) > 6 else "")
+    raise SceneError(f"{uri} holds {len(inside)} rasters; name one of them: {shown}")
+
+
+def _file_bands(dataset: Any) -> tuple[FileBand, ...]:
+    return tuple(
+        FileBand(
+            index=index,
+            description=dataset.descriptions[index - 1] or "",
+            colour="" if colour is ColorInterp.undefined else colour.name.lower(),
+            is_alpha=colour is ColorInterp.alpha,
+        )
+        for index, colour in enumerate(dataset.colorinterp, start=1)
+    )
+
+
+def _palette(dataset: Any) -> NDArray[np.uint8] | None:
+    if dataset.colorinterp[0] is not ColorInterp.palette:
+        return None
+    entries = dataset.colormap(1)
+    table = np.zeros((max(entries) + 1, 4), np.uint8)
+    for value, colour in entries.items():
+        table[value] = colour
+    return table
+
+
+def _stored_dtype(dataset: Any, data: tuple[int, ...], uri: str) -> str:
+    stored = {dataset.dtypes[index - 1] for index in data}
+    if len(stored) > 1:
+        raise SceneError(
+            f"{uri} holds bands of different types ({', '.join(sorted(stored))}); choose bands of "
+            "one type with --bands"
+        )
+    return str(stored.pop())
+
+
+def _alpha_index(dataset: Any, data: tuple[int, ...]) -> int | None:
+    """Return the alpha band, unless the caller wants that band as data."""
+    for index, colour in enumerate(dataset.colorinterp, start=1):
+        if colour is ColorInterp.alpha and index not in data:
+            return index
+    return None
+
+
+def _mask_kind(dataset: Any, data: tuple[int, ...]) -> Literal["none", "dataset", "bands"]:
+    flags = [set(dataset.mask_flag_enums[index - 1]) for index in data]
+    if all(flag & {MaskFlags.all_valid, MaskFlags.alpha, MaskFlags.nodata} for flag in flags):
+        return "none"
+    return "dataset" if all(MaskFlags.per_dataset in flag for flag in flags) else "bands"
+
+
+def _is_measurable(nodata: float | None, dtype: str) -> bool:
+    """Tell whether a camera can deliver the nodata value too."""
+    return nodata is None or nodata == 0 or (nodata > 0 and np.dtype(dtype).kind in "ui")
+
+
+def _levels(dataset: Any, target: GdalTarget) -> tuple[tuple[Level, ...], tuple[int | None, ...]]:
+    height, width = dataset.shape
+    levels = [Level(height=height, width=width)]
+    indexes: list[int | None] = [None]
+    sharp = {"NEAREST", "NEAR", "MODE"}
+    for index in range(len(dataset.overviews(1))):
+        with open_dataset(target, OVERVIEW_LEVEL=index) as overview:
+            rows, cols = overview.shape
+            kernel = overview.tags(1).get("RESAMPLING") or dataset.tags().get("OVR_RESAMPLING_ALG")
+        # Slide formats store pictures of the label and of the whole slide where overviews belong.
+        is_copy = abs(rows * width - cols * height) <= height + width
+        if is_copy and rows * cols < height * width:
+            averaged = (kernel or "").upper() not in sharp
+            scale = (height / rows, width / cols)
+            levels.append(Level(height=rows, width=cols, scale=scale, averaged=averaged))
+            indexes.append(index)
+    return tuple(levels), tuple(indexes)
+
+
+def _georef(dataset: Any, options: ReadOptions, uri: str) -> Georef:
+    a, b, c, d, e, f = (float(number) for number in dataset.transform[:6])
+    crs = dataset.crs.to_wkt() if dataset.crs else None
+    georef = locate(crs, (a, b, c, d, e, f), dataset.shape, options, uri)
+    if georef.pixel_m is None and crs is None:
+        return replace(georef, pixel_m=physical_pixel_m(dataset.tags()))
+    return georef
+
+
+def _remarks(dataset: Any) -> tuple[str, ...]:
+    remarks = []
+    if dataset.crs is None:
+        remarks.append("The file has no CRS; coordinates are pixels.")
+    if dataset.subdatasets:
+        count = len(dataset.subdatasets)
+        remarks.append(f"The file holds {count} images; the first is read.")
+    return tuple(remarks)
+
+
+def _revision(dataset: Any, target: GdalTarget) -> str:
+    stats = [path.stat() for name in dataset.files if (path := Path(name)).is_file()]
+    if stats and not target.is_remote:
+        return f"{max(stat.st_mtime_ns for stat in stats)}-{sum(stat.st_size for stat in stats)}"
+    if target.uri.lower().startswith(("http://", "https://")) and (tag := _http_tag(target.uri)):
+        return tag
+    # Object stores hide their tags behind GDAL: what it says about the content stands in.
+    facts = repr((dataset.profile, dataset.tags(), dataset.tags(1), dataset.overviews(1)))
+    return "described-" + hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _http_tag(url: str) -> str | None:
+    """Return the server's tag for the content and its size; None: it gives neither."""
+    # One byte instead of HEAD, which signed URLs refuse.
+    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
+    try:
+        with urllib.request.urlopen(request, timeout=_REVISION_TIMEOUT_S) as reply:
+            headers = reply.headers
+    except (OSError, ValueError):
+        return None
+    tag = headers.get("ETag") or headers.get("Last-Modified") or ""
+    size = (headers.get("Content-Range") or "").rpartition("/")[2]
+    size = size or headers.get("Content-Length") or ""
+    return f"{tag}-{size}" if tag or size else None

@@ -1,0 +1,206 @@
+"""GeoTIFF, COG, VRT and every other raster that GDAL opens.
+
+Validity comes from every place where a file can state it: an alpha band (0 = no data), mask bands,
+nodata tags and NaN. A nodata value that a camera can deliver, such as 0, makes a pixel invalid only
+where all selected bands have it: a shadow with one band at 0 is data. A value that it cannot
+deliver, such as −9999, does so in any band. A palette is expanded to red, green and blue, since its
+numbers mean nothing to a network.
+
+A scene that has ground control points instead of a transform is warped to a north-up grid. Every
+other scene keeps its grid, rotated or not.
+
+GDAL datasets must not be shared between threads: each thread opens its own on first use.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as RasterioWindow
+
+from tilingseg.errors import SceneError
+from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
+from tilingseg.readers.gdal_layout import describe, refuse_container
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.grid import Window
+    from tilingseg.readers.gdal_access import GdalTarget
+    from tilingseg.readers.gdal_layout import GdalLayout
+    from tilingseg.readers.source import ReadOptions, SourceInfo
+
+
+class _Handle:
+    """An open dataset of one thread, and the one beneath it where it is a view."""
+
+    def __init__(self, target: GdalTarget, overview: int | None = None) -> None:
+        options = {} if overview is None else {"OVERVIEW_LEVEL": overview}
+        self.stored = open_dataset(target, **options)
+        self.dataset = _straightened(self.stored, target)
+
+    def close(self) -> None:
+        self.dataset.close()
+        self.stored.close()
+
+
+class GdalSource:
+    """Pixels of one file, read by GDAL; a `PixelSource`."""
+
+    def __init__(self, layout: GdalLayout) -> None:
+        """Prepare reading; no file is opened.
+
+        Args:
+            layout: how to read, from `open_gdal`.
+        """
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._mine = threading.local()
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+
+    def __reduce__(self) -> tuple[type[GdalSource], tuple[GdalLayout]]:
+        """Travel without open handles."""
+        return GdalSource, (self._layout,)
+
+    @property
+    def info(self) -> SourceInfo:
+        """What is open."""
+        return self._layout.info
+
+    def read(self, level: int, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read one window of one level; see `PixelSource.read`.
+
+        Raises:
+            SceneError: the window cannot be read.
+        """
+        layout = self._layout
+        dataset = self._handle(level).dataset
+        area = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            with gdal_settings(layout.target):
+                stored = dataset.read(list(layout.reads), window=area)
+                mask = self._read_mask(dataset, area)
+        except RasterioError as error:
+            raise SceneError(
+                f"{layout.target.uri}: rows {window.row}…{window.row_stop - 1}, columns "
+                f"{window.col}…{window.col_stop - 1} cannot be read ({reason_of(error)}); "
+                "the file may be truncated or damaged"
+            ) from error
+        return _delivered(stored, mask, layout)
+
+    def close(self) -> None:
+        """Release every handle; reading afterwards opens new ones."""
+        with self._lock:
+            handles, self._handles = list(self._handles), weakref.WeakSet()
+            self._mine = threading.local()
+        for handle in handles:
+            handle.close()
+
+    def _handle(self, level: int) -> _Handle:
+        mine = self._mine
+        try:
+            handles: dict[int, _Handle] = mine.handles
+        except AttributeError:
+            handles = mine.handles = {}
+        if level not in handles:
+            handle = _Handle(self._layout.target, self._layout.overviews[level])
+            handles[level] = handle
+            with self._lock:
+                self._handles.add(handle)
+        return handles[level]
+
+    def _read_mask(self, dataset: Any, area: RasterioWindow) -> NDArray[np.bool_] | None:
+        """Return bool (height, width) from the mask bands; None: there are none."""
+        kind = self._layout.mask
+        if kind == "none":
+            return None
+        n_data = len(self._layout.reads) - self._layout.has_alpha
+        bands = self._layout.reads[: 1 if kind == "dataset" else n_data]
+        masks = dataset.read_masks(list(bands), window=area)
+        valid: NDArray[np.bool_] = masks.all(axis=0)
+        return valid
+
+
+def open_gdal(uri: str, options: ReadOptions) -> GdalSource:
+    """Open a raster with GDAL.
+
+    Args:
+        uri: path, URL, or any name that GDAL understands.
+        options: what the caller wants.
+
+    Raises:
+        SceneError: it cannot be opened, or does not hold what is wanted.
+    """
+    target = locate_target(uri)
+    handle = _Handle(target)
+    try:
+        with gdal_settings(target):
+            return GdalSource(describe(handle.dataset, target, options))
+    except RasterioError as error:
+        raise SceneError(f"{uri} cannot be opened: {reason_of(error)}") from error
+    finally:
+        handle.close()
+
+
+def _straightened(dataset: Any, target: GdalTarget) -> Any:
+    """Return a north-up view of a dataset that has control points alone, else the dataset."""
+    refuse_container(dataset, target.uri)
+    points, crs = dataset.gcps
+    if not points or crs is None or not dataset.transform.is_identity:
+        return dataset
+    states_validity = ColorInterp.alpha in dataset.colorinterp or dataset.nodata is not None
+    return WarpedVRT(
+        dataset,
+        src_crs=crs,
+        crs=crs,
+        resampling=Resampling.bilinear,
+        add_alpha=not states_validity,
+    )
+
+
+def _delivered(
+    stored: NDArray[Any], mask: NDArray[np.bool_] | None, layout: GdalLayout
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Turn what was fetched into the bands that were asked for, and their validity."""
+    data = stored[: len(stored) - layout.has_alpha]
+    valid = _states_data(data, layout)
+    if layout.has_alpha:
+        valid &= stored[-1] > 0
+    if mask is not None:
+        valid &= mask
+    if layout.palette is not None:
+        colours = layout.palette[np.minimum(data[0], len(layout.palette) - 1)]
+        valid &= colours[..., 3] > 0
+        return np.ascontiguousarray(np.moveaxis(colours, 2, 0)[list(layout.order)]), valid
+    if layout.order != tuple(range(len(data))):
+        data = data[list(layout.order)]
+    return data.astype(layout.info.dtype, copy=False), valid
+
+
+def _states_data(data: NDArray[Any], layout: GdalLayout) -> NDArray[np.bool_]:
+    """Return bool (height, width): True where neither nodata tags nor NaN speak against it."""
+    missing = np.zeros(data.shape[1:], bool)
+    values = [_representable(value, data.dtype) for value in layout.nodata]
+    tagged = [(band, value) for band, value in zip(data, values, strict=True) if value is not None]
+    if tagged and (layout.nodata_in_any or len(tagged) == len(data)):
+        combine = np.logical_or if layout.nodata_in_any else np.logical_and
+        missing = combine.reduce([band == value for band, value in tagged])
+    if data.dtype.kind == "f":
+        missing |= np.isnan(data).any(axis=0)
+    return ~missing
+
+
+def _representable(value: float | None, dtype: np.dtype[Any]) -> Any:
+    """Return a nodata value in the type of the pixels; None: no pixel can have it."""
+    if value is None or np.isnan(value):
+        return None
+    if dtype.kind == "f":
+        return dtype.type(value)
+    limits = np.iinfo(dtype)
+    return dtype.type(value) if limits.min <= value <= limits.max and value == int(value) else None
