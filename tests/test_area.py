@@ -1,0 +1,116 @@
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes import UTM, ArrayReader
+from tests.strategies import windows_in
+from tilingseg.area import area_from_box, area_from_file, area_mask, area_window
+from tilingseg.errors import PlanError
+from tilingseg.grid import Window
+from tilingseg.records import Georef
+
+PIXELS = np.zeros((1, 60, 80), dtype=np.uint8)
+SCENE = ArrayReader(PIXELS).scene
+PLAIN = ArrayReader(
+    PIXELS, georef=Georef(crs=None, transform=(1, 0, 0, 0, 1, 0), pixel_m=None)
+).scene
+
+
+def test_a_box_is_in_the_scenes_crs():
+    area = area_from_box(SCENE, (500_005.0, 4_999_980.0, 500_020.0, 4_999_995.0))
+    assert area.bounds == (10, 10, 40, 40)
+    assert area_window(area, SCENE) == Window(row=10, col=10, height=30, width=30)
+
+
+def test_a_box_is_in_pixels_where_there_is_no_crs():
+    assert area_from_box(PLAIN, (3, 5, 7, 11)).bounds == (3, 5, 7, 11)
+
+
+def test_a_rotated_scene_is_honoured():
+    turned = Georef(crs="EPSG:32633", transform=(0, 2, 100, 2, 0, 200), pixel_m=(2, 2))
+    scene = ArrayReader(PIXELS, georef=turned).scene
+    assert area_from_box(scene, (110, 220, 120, 240)).bounds == (10, 5, 20, 10)
+
+
+def test_the_area_ends_with_the_scene():
+    area = area_from_box(PLAIN, (-50, -50, 5.5, 7.2))
+    assert area_window(area, PLAIN) == Window(row=0, col=0, height=8, width=6)
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((600_000, 0, 600_001, 1), r"does not overlap .*500000,4999970,500040,5000000"),
+        ((5, 5, 5, 9), "is empty"),
+        ((9, 5, 5, 9), "is empty"),
+    ],
+)
+def test_boxes_that_hold_nothing_are_refused(box, words):
+    with pytest.raises(PlanError, match=words):
+        area_from_box(SCENE, box)
+
+
+class TestFile:
+    def write(self, path, geometries, crs="EPSG:32633"):
+        geopandas.GeoDataFrame(geometry=geometries, crs=crs).to_file(path)
+        return path
+
+    def test_is_brought_to_the_scenes_crs(self, tmp_path):
+        box = shapely.box(500_005, 4_999_980, 500_020, 4_999_995)
+        here = geopandas.GeoSeries([box], crs="EPSG:32633")
+        path = self.write(tmp_path / "a.geojson", here.to_crs(4326).values, "EPSG:4326")
+        area = area_from_file(SCENE, path)
+        assert area.symmetric_difference(shapely.box(10, 10, 40, 40)).area < 0.01
+
+    def test_joins_all_its_polygons(self, tmp_path):
+        boxes = [shapely.box(500_000 + x, 4_999_990, 500_004 + x, 4_999_995) for x in (0, 2, 20)]
+        area = area_from_file(SCENE, self.write(tmp_path / "a.gpkg", boxes))
+        assert area.area == pytest.approx((6 + 4) * 5 * 4)
+
+    def test_without_polygons_is_refused(self, tmp_path):
+        path = self.write(tmp_path / "a.gpkg", [shapely.Point(500_001, 4_999_999)])
+        with pytest.raises(PlanError, match="holds no polygon"):
+            area_from_file(SCENE, path)
+
+    def test_elsewhere_is_refused(self, tmp_path):
+        path = self.write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)])
+        with pytest.raises(PlanError, match="does not overlap"):
+            area_from_file(SCENE, path)
+
+    @pytest.mark.parametrize("content", [None, b"", b"no vectors"])
+    def test_that_cannot_be_read_is_refused(self, tmp_path, content):
+        path = tmp_path / "a.geojson"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(PlanError, match="cannot read the area of interest"):
+            area_from_file(SCENE, path)
+
+
+class TestMask:
+    # no pixel centre lies on its outline
+    AREA = shapely.Polygon([(5.31, 3.17), (60.73, 20.29), (40.11, 55.37), (10.71, 30.13)])
+
+    @given(windows_in(60, 80))
+    def test_of_a_window_is_cut_from_the_mask_of_the_scene(self, window):
+        whole = area_mask(self.AREA, Window(row=0, col=0, height=60, width=80))
+        part = area_mask(self.AREA, window)
+        cut = whole[window.row : window.row_stop, window.col : window.col_stop]
+        assert np.array_equal(np.zeros_like(cut) if part is None else part, cut)
+
+    @given(st.data())
+    def test_takes_pixels_by_their_centre(self, data):
+        window = data.draw(windows_in(60, 80))
+        part = area_mask(self.AREA, window)
+        rows, cols = np.mgrid[window.row : window.row_stop, window.col : window.col_stop]
+        inside = shapely.contains_xy(self.AREA, cols + 0.5, rows + 0.5)
+        assert np.array_equal(np.zeros_like(inside) if part is None else part, inside)
+
+    def test_is_everything_without_an_area(self):
+        assert area_mask(None, Window(row=0, col=0, height=2, width=3)).all()
+
+
+def test_utm_fixture_is_half_a_metre():
+    assert UTM.gsd_m == 0.5
