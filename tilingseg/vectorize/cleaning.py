@@ -1,0 +1,157 @@
+"""Take from a road graph what thinning and noise have put in: hairs, split crossings, crumbs.
+
+Decisions are about what one sees in the mask, not about the skeleton: a hair counts by how far
+it sticks out of the road it grows from, two junctions are one when their road areas overlap.
+Every decision looks a bounded distance far, and ties are broken by the place of a node.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.vectorize.network import Edge, Network
+
+PRUNE_ROUNDS = 4
+"""Rounds of pruning: hairs on hairs go, and the reach of a decision stays bounded."""
+ARTEFACT_OF_RADIUS = 0.5
+"""A hair that sticks out by less than this share of the road's radius is thinning's own."""
+JUNCTION_OF_RADIUS = 1.25
+"""Junctions closer than this share of both radii together are one: it unites the two halves of a
+crossing down to about 40°, and leaves side roads apart that a person sees apart."""
+
+
+def prune_spurs(network: Network, min_spur_m: float) -> None:
+    """Cut off dead ends that stick out of their road by less than `min_spur_m` metres.
+
+    Where a road ends in several hairs, the longest goes on as the road.
+    """
+    for _ in range(PRUNE_ROUNDS):
+        roots = {
+            edge.stop
+            for node in network.at
+            if network.is_free_end(node)
+            for _, edge in network.leaving(node)
+            if network.degree(edge.stop) > 2
+        }
+        doomed = [number for node in roots for number in _spurs(network, node, min_spur_m)]
+        if not doomed:
+            return
+        for number in doomed:
+            network.remove(number)
+        network.dissolve(sorted(roots & network.at.keys()))
+
+
+def _spurs(network: Network, node: int, min_spur_m: float) -> list[int]:
+    """Return the numbers of the edges at a node that are to be cut off."""
+    hairs = []
+    for number, edge in network.leaving(node):
+        if not network.is_free_end(edge.stop):
+            continue
+        # The skeleton of a road ends about one radius before the road does.
+        out_m = edge.length - float(edge.radii[0]) + float(edge.radii[-1])
+        if out_m < min_spur_m:
+            hairs.append((out_m, edge.stop, number, edge))
+    n_staying = network.degree(node) - len(hairs)
+    if n_staying >= 2:
+        return [number for _, _, number, _ in hairs]
+    hairs.sort(key=lambda hair: hair[:2])
+    n_kept = 2 - n_staying
+    kept = {
+        number
+        for out_m, _, number, edge in hairs[-n_kept:]
+        if n_staying == 0 or out_m >= (1 + ARTEFACT_OF_RADIUS) * float(edge.radii[0])
+    }
+    return [number for _, _, number, _ in hairs if number not in kept]
+
+
+def merge_junctions(network: Network) -> None:
+    """Make one node of junctions whose areas overlap, as where two roads cross at a flat angle."""
+    leader: dict[int, int] = {}
+
+    def lead(node: int) -> int:
+        while leader.get(node, node) != node:
+            node = leader[node]
+        return node
+
+    short = [number for number, edge in network.edges.items() if _is_inside(network, edge)]
+    for number in short:
+        edge = network.edges[number]
+        first, second = sorted((lead(edge.start), lead(edge.stop)))
+        leader[second] = first
+    clusters: dict[int, list[int]] = {}
+    for node in {end for n in short for end in (network.edges[n].start, network.edges[n].stop)}:
+        clusters.setdefault(lead(node), []).append(node)
+    places = {node: network.places[node] for members in clusters.values() for node in members}
+    for number in short:
+        network.remove(number)
+    for members in clusters.values():
+        _unite(network, sorted(members), places)
+
+
+def _is_inside(network: Network, edge: Edge) -> bool:
+    """Tell whether an edge between two junctions lies within both."""
+    if min(network.degree(edge.start), network.degree(edge.stop)) < 3 or edge.start == edge.stop:
+        return False
+    radii = float(edge.radii[0]) + float(edge.radii[-1])
+    return edge.length <= JUNCTION_OF_RADIUS * radii
+
+
+def _unite(network: Network, members: list[int], places: dict[int, NDArray[np.float64]]) -> None:
+    """Move all edges of the members to the first that is left, in the middle of all."""
+    x, y = (sum(float(places[node][axis]) for node in members) / len(members) for axis in (0, 1))
+    reach_m = max(float(np.hypot(*(places[node] - (x, y)))) for node in members)
+    present = [node for node in members if node in network.at]
+    if not present:
+        return
+    first = present[0]
+    for node in present[1:]:
+        for number in network.at.pop(node):
+            edge = network.edges[number]
+            edge.start = first if edge.start == node else edge.start
+            edge.stop = first if edge.stop == node else edge.stop
+            network.at[first].append(number)
+        del network.places[node]
+    network.places[first] = np.array([x, y])
+    network.reach[first] = reach_m
+    network.dissolve([first])
+
+
+def drop_short_pieces(network: Network, min_length_m: float) -> NDArray[np.float64]:
+    """Drop connected pieces of less than `min_length_m` metres of road.
+
+    Returns:
+        float64 (n, 2): x and y of one point of each dropped piece, metres.
+    """
+    dropped = [network.dots]
+    seen: set[int] = set()
+    for node in list(network.at):
+        if node in seen or node not in network.at:
+            continue
+        nodes, numbers = _piece(network, node)
+        seen |= nodes
+        length_m = sum(network.edges[number].length for number in numbers)
+        if length_m < min_length_m and not nodes & network.cut:
+            dropped.append(network.places[min(nodes)][None])
+            for number in numbers:
+                network.remove(number)
+    network.dots = np.concatenate(dropped)
+    return network.dots
+
+
+def _piece(network: Network, node: int) -> tuple[set[int], set[int]]:
+    """Return all nodes and edges that are connected with a node."""
+    nodes, numbers, todo = {node}, set[int](), [node]
+    while todo:
+        for number in network.at[todo.pop()]:
+            numbers.add(number)
+            edge = network.edges[number]
+            for end in (edge.start, edge.stop):
+                if end not in nodes:
+                    nodes.add(end)
+                    todo.append(end)
+    return nodes, numbers
