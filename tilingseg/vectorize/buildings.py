@@ -1,0 +1,198 @@
+"""Traced shapes become building footprints: the stream, and the order of the steps for one shape.
+
+A shape is taken apart where buildings touch (`instances`), every part is fitted (`footprint`), and
+walls step back where they would cross into a neighbour (`clearance`). All of it looks only at the
+shape and the pixels around it, so shapes can be treated one by one, in any process, in bounded
+memory, and a footprint does not depend on what else is in the scene or on how the scene was cut.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, get_args
+
+import shapely
+
+from tilingseg.errors import VectorizeError
+from tilingseg.records import Feature
+from tilingseg.vectorize.footprint import Regularize, fit_footprint
+from tilingseg.vectorize.outlines import Probability
+from tilingseg.vectorize.surroundings import BlockReader, Surroundings
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
+
+    from shapely import Polygon
+
+    from tilingseg.records import MaskReader, Shape
+
+_BATCH = 256
+"""Shapes that travel to a worker together."""
+_MARGIN_PX = 4
+"""Pixels looked at around a shape: farther away nothing can touch its footprint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildingOptions:
+    """How footprints are made."""
+
+    regularize: Regularize = "auto"
+    """`auto`: right angles, with diagonals, free directions and circles where the outline asks for
+    them; `strict`: right angles alone; `off`: the traced outline, simplified."""
+    threshold: float = 0.5
+    """Probability from which a pixel belongs to the class, in (0, 1)."""
+    min_area_m2: float = 4.0
+    """Smaller shapes are left out, m² on the ground (px² where the pixel size is not known)."""
+    min_hole_m2: float = 2.0
+    """Smaller courtyards are filled, m² on the ground (px² where the pixel size is not known)."""
+    workers: int = 1
+    """Processes; 1: the calling one. The footprints do not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing.
+
+        Raises:
+            VectorizeError: naming the value and what it must be.
+        """
+        if self.regularize not in get_args(Regularize):
+            raise VectorizeError(f"regularize {self.regularize!r} is not one of off, auto, strict")
+        if not 0 < self.threshold < 1:
+            raise VectorizeError(f"threshold must lie between 0 and 1, got {self.threshold}")
+        if min(self.min_area_m2, self.min_hole_m2) < 0:
+            raise VectorizeError(
+                f"areas must be 0 or more, got {self.min_area_m2} and {self.min_hole_m2} m²"
+            )
+        if self.workers < 1:
+            raise VectorizeError(f"workers must be 1 or more, got {self.workers}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Task:
+    """One shape on its way to a worker."""
+
+    shape: Shape
+    surroundings: Surroundings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What a worker needs to know of the scene."""
+
+    scale: tuple[float, float]
+    """Relative size of a pixel along x and y, with an area of 1."""
+    pixel_m2: float
+    """Area of a pixel on the ground, m²; 1 where it is not known."""
+
+
+def footprints(
+    shapes: Iterable[Shape],
+    mask: MaskReader,
+    options: BuildingOptions | None = None,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Feature]:
+    """Turn the traced shapes of one class into building footprints.
+
+    Args:
+        shapes: of one mask value, in the order of `trace`.
+        mask: that they were traced from.
+        options: how footprints are made.
+        left_out: counts, with the reason, the shapes that give no footprint.
+
+    Yields:
+        Footprints in the order of their shapes: valid polygons in pixel coordinates of which no two
+        overlap.
+    """
+    options = options or BuildingOptions()
+    ground = _ground(mask.georef.pixel_m)
+    batches = _batches(shapes, mask, options, ground, left_out)
+    if options.workers == 1:
+        for batch in batches:
+            yield from _fit_batch(batch, options, ground, mask.classes)
+        return
+    # Threads and locks of the caller (torch, GDAL) do not survive a plain fork.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    waiting: deque[Future[list[Feature]]] = deque()
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(_fit_batch, batch, options, ground, mask.classes))
+            if len(waiting) > 2 * options.workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _ground(pixel_m: tuple[float, float] | None) -> _Ground:
+    if pixel_m is None:
+        return _Ground(scale=(1.0, 1.0), pixel_m2=1.0)
+    mean = (pixel_m[0] * pixel_m[1]) ** 0.5
+    scale = (1.0, 1.0) if pixel_m[0] == pixel_m[1] else (pixel_m[0] / mean, pixel_m[1] / mean)
+    return _Ground(scale=scale, pixel_m2=pixel_m[0] * pixel_m[1])
+
+
+def _batches(
+    shapes: Iterable[Shape],
+    mask: MaskReader,
+    options: BuildingOptions,
+    ground: _Ground,
+    left_out: Counter[str] | None,
+) -> Iterator[list[_Task]]:
+    """Drop what is too small and add the pixels around the rest."""
+    stream = iter(shapes)
+    readers: dict[int, BlockReader] = {}
+    reason = f"building smaller than {options.min_area_m2:g} m²"
+    while chosen := list(islice(stream, _BATCH)):
+        polygons = [shape.polygon for shape in chosen]
+        large = shapely.area(polygons) * ground.pixel_m2 >= options.min_area_m2
+        if left_out is not None and not large.all():
+            left_out[reason] += int((~large).sum())
+        bounds = shapely.bounds(polygons).astype(int).tolist()
+        batch = []
+        for shape, box, keep in zip(chosen, bounds, large, strict=True):
+            if keep:
+                reader = readers.setdefault(shape.value, BlockReader(mask, shape.value))
+                batch.append(_Task(shape=shape, surroundings=reader.around(box, _MARGIN_PX)))
+        yield batch
+
+
+def _fit_batch(
+    batch: list[_Task], options: BuildingOptions, ground: _Ground, classes: tuple[str, ...]
+) -> list[Feature]:
+    return [
+        Feature(
+            class_name=classes[task.shape.value - 1],
+            geometry=polygon,
+            confidence=task.shape.confidence,
+        )
+        for task in batch
+        for polygon in _fit_shape(task, options, ground)
+    ]
+
+
+def _fit_shape(task: _Task, options: BuildingOptions, ground: _Ground) -> list[Polygon]:
+    around = task.surroundings
+    probability = None
+    if around.probability is not None:
+        probability = Probability(
+            values=around.probability, row=around.row, col=around.col, threshold=options.threshold
+        )
+    polygon = _fill_holes(task.shape.polygon, options.min_hole_m2 / ground.pixel_m2)
+    footprint = fit_footprint(
+        polygon, regularize=options.regularize, scale=ground.scale, probability=probability
+    )
+    return [footprint]
+
+
+def _fill_holes(polygon: Polygon, min_area_px2: float) -> Polygon:
+    if not polygon.interiors:
+        return polygon
+    holes = shapely.get_rings(polygon)[1:]
+    return shapely.Polygon(
+        polygon.exterior, [h for h in holes if shapely.area(shapely.Polygon(h)) >= min_area_px2]
+    )
