@@ -9,16 +9,20 @@ holds the lattice that makes windows seam-free.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from tilingseg.errors import SceneError
 from tilingseg.readers.geotiff import open_gdal
 from tilingseg.readers.raster import RasterReader
 from tilingseg.readers.source import ReadOptions
+from tilingseg.readers.zarr import open_zarr
+from tilingseg.readers.zarr_store import locate_zarr
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
+    from tilingseg.readers.source import PixelSource
     from tilingseg.records import SceneReader
 
 __all__ = ["open_scene"]
@@ -60,4 +64,12 @@ def open_scene(
         pixel_m=pixel_m,
         selectors=tuple((selectors or {}).items()),
     )
-    return RasterReader(open_gdal(str(uri), options), gsd_m)
+    target = locate_zarr(os.fspath(uri))
+    source: PixelSource
+    if target is not None:
+        source = open_zarr(target, options)
+    elif options.selectors:
+        raise SceneError(f"{uri} is no Zarr; only Zarr arrays have axes to select along")
+    else:
+        source = open_gdal(os.fspath(uri), options)
+    return RasterReader(source, gsd_m)

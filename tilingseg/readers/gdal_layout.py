@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import urllib.request
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.vrt import WarpedVRT
 
 from tilingseg.errors import SceneError
 from tilingseg.readers.bands import FileBand, choose_bands
 from tilingseg.readers.gdal_access import GdalTarget, open_dataset
 from tilingseg.readers.georef import locate
 from tilingseg.readers.physical import physical_pixel_m
-from tilingseg.readers.source import Level, ReadOptions, SourceInfo, delivered_dtype
+from tilingseg.readers.source import Level, ReadOptions, SourceInfo, delivered_dtype, scene_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,8 +51,6 @@ class GdalLayout:
     """Mask bands to fetch besides."""
     nodata: tuple[float | None, ...]
     """Nodata value of each band of `reads` but the alpha band; None: it has none."""
-    nodata_in_any: bool
-    """One band with its nodata value is enough to make a pixel invalid."""
     palette: NDArray[np.uint8] | None
     """uint8 (entries, 4): red, green, blue, alpha of each value; None: no palette."""
 
@@ -103,20 +101,8 @@ def describe(dataset: Any, target: GdalTarget, options: ReadOptions) -> GdalLayo
         has_alpha=alpha is not None,
         mask=_mask_kind(dataset, data),
         nodata=nodata,
-        nodata_in_any=not all(
-            _is_measurable(nodata[k], dataset.dtypes[b - 1]) for k, b in enumerate(data)
-        ),
         palette=palette,
     )
-
-
-def scene_name(uri: str) -> str:
-    """Return the stem of a path or URL: `scene` for `https://host/a/scene.ome.tif?key=1`."""
-    path = re.split(r"[?#]", uri, maxsplit=1)[0] if "://" in uri else uri
-    stem = PurePosixPath(path.replace("\\", "/").rstrip("/")).name.replace('"', "")
-    stem = PurePosixPath(stem).stem
-    stem = stem[:-4] if stem.lower().endswith(".ome") else stem
-    return re.sub(r"[^\w.-]+", "_", stem).strip("_.") or "scene"
 
 
 def refuse_container(dataset: Any, uri: str) -> None:
@@ -181,11 +167,6 @@ def _mask_kind(dataset: Any, data: tuple[int, ...]) -> Literal["none", "dataset"
     return "dataset" if all(MaskFlags.per_dataset in flag for flag in flags) else "bands"
 
 
-def _is_measurable(nodata: float | None, dtype: str) -> bool:
-    """Tell whether a camera can deliver the nodata value too."""
-    return nodata is None or nodata == 0 or (nodata > 0 and np.dtype(dtype).kind in "ui")
-
-
 def _levels(dataset: Any, target: GdalTarget) -> tuple[tuple[Level, ...], tuple[int | None, ...]]:
     height, width = dataset.shape
     levels = [Level(height=height, width=width)]
@@ -207,17 +188,24 @@ def _levels(dataset: Any, target: GdalTarget) -> tuple[tuple[Level, ...], tuple[
 
 def _georef(dataset: Any, options: ReadOptions, uri: str) -> Georef:
     a, b, c, d, e, f = (float(number) for number in dataset.transform[:6])
-    crs = dataset.crs.to_wkt() if dataset.crs else None
+    crs = dataset.crs.to_wkt() if _is_placed(dataset) else None
     georef = locate(crs, (a, b, c, d, e, f), dataset.shape, options, uri)
     if georef.pixel_m is None and crs is None:
         return replace(georef, pixel_m=physical_pixel_m(dataset.tags()))
     return georef
 
 
+def _is_placed(dataset: Any) -> bool:
+    return bool(dataset.crs) and not dataset.transform.is_identity
+
+
 def _remarks(dataset: Any) -> tuple[str, ...]:
     remarks = []
-    if dataset.crs is None:
-        remarks.append("The file has no CRS; coordinates are pixels.")
+    if isinstance(dataset, WarpedVRT):
+        remarks.append("Warped to a north-up grid by the file's ground control points.")
+    if not _is_placed(dataset):
+        missing = "a CRS but no transform" if dataset.crs else "no CRS"
+        remarks.append(f"The file has {missing}; coordinates are pixels.")
     if dataset.subdatasets:
         count = len(dataset.subdatasets)
         remarks.append(f"The file holds {count} images; the first is read.")

@@ -1,10 +1,8 @@
 """GeoTIFF, COG, VRT and every other raster that GDAL opens.
 
 Validity comes from every place where a file can state it: an alpha band (0 = no data), mask bands,
-nodata tags and NaN. A nodata value that a camera can deliver, such as 0, makes a pixel invalid only
-where all selected bands have it: a shadow with one band at 0 is data. A value that it cannot
-deliver, such as −9999, does so in any band. A palette is expanded to red, green and blue, since its
-numbers mean nothing to a network.
+nodata tags and NaN. A palette is expanded to red, green and blue, since its numbers mean nothing to
+a network.
 
 A scene that has ground control points instead of a transform is warped to a north-up grid. Every
 other scene keeps its grid, rotated or not.
@@ -27,6 +25,7 @@ from rasterio.windows import Window as RasterioWindow
 from tilingseg.errors import SceneError
 from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
 from tilingseg.readers.gdal_layout import describe, refuse_container
+from tilingseg.readers.validity import holds_data
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,7 +168,7 @@ def _delivered(
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Turn what was fetched into the bands that were asked for, and their validity."""
     data = stored[: len(stored) - layout.has_alpha]
-    valid = _states_data(data, layout)
+    valid = holds_data(data, layout.nodata)
     if layout.has_alpha:
         valid &= stored[-1] > 0
     if mask is not None:
@@ -181,26 +180,3 @@ def _delivered(
     if layout.order != tuple(range(len(data))):
         data = data[list(layout.order)]
     return data.astype(layout.info.dtype, copy=False), valid
-
-
-def _states_data(data: NDArray[Any], layout: GdalLayout) -> NDArray[np.bool_]:
-    """Return bool (height, width): True where neither nodata tags nor NaN speak against it."""
-    missing = np.zeros(data.shape[1:], bool)
-    values = [_representable(value, data.dtype) for value in layout.nodata]
-    tagged = [(band, value) for band, value in zip(data, values, strict=True) if value is not None]
-    if tagged and (layout.nodata_in_any or len(tagged) == len(data)):
-        combine = np.logical_or if layout.nodata_in_any else np.logical_and
-        missing = combine.reduce([band == value for band, value in tagged])
-    if data.dtype.kind == "f":
-        missing |= np.isnan(data).any(axis=0)
-    return ~missing
-
-
-def _representable(value: float | None, dtype: np.dtype[Any]) -> Any:
-    """Return a nodata value in the type of the pixels; None: no pixel can have it."""
-    if value is None or np.isnan(value):
-        return None
-    if dtype.kind == "f":
-        return dtype.type(value)
-    limits = np.iinfo(dtype)
-    return dtype.type(value) if limits.min <= value <= limits.max and value == int(value) else None

@@ -7,7 +7,9 @@ the same bits.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tilingseg.errors import SceneError
@@ -138,6 +140,15 @@ def delivered_dtype(stored: str, uri: str) -> str:
         f"{uri} holds {stored} values, which a network cannot take; convert them to uint8, uint16, "
         "int16 or float32 (for complex radar data: the amplitude)"
     )
+
+
+def scene_name(uri: str) -> str:
+    """Return the stem of a path or URL: `scene` for `https://host/a/scene.ome.tif?key=1`."""
+    path = re.split(r"[?#]", uri, maxsplit=1)[0] if "://" in uri else uri
+    stem = PurePosixPath(path.replace("\\", "/").rstrip("/")).name.replace('"', "")
+    stem = PurePosixPath(stem).stem
+    stem = stem[:-4] if stem.lower().endswith(".ome") else stem
+    return re.sub(r"[^\w.-]+", "_", stem).strip("_.") or "scene"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:

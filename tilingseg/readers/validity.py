@@ -1,0 +1,59 @@
+"""Which pixels hold data, from nodata tags and NaN.
+
+A nodata value that a camera can deliver, such as 0, makes a pixel invalid only where all selected
+bands have it: a shadow with one band at 0 is data. A value that it cannot deliver, such as −9999,
+does so in any band. NaN in any band is never data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def holds_data(data: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[np.bool_]:
+    """Tell which pixels hold data in every band.
+
+    Args:
+        data: any real type (bands, height, width), as stored.
+        nodata: nodata value of each band; None: it has none.
+
+    Returns:
+        bool (height, width), True = data.
+    """
+    values = [_representable(value, data.dtype) for value in nodata]
+    tagged = [(band, value) for band, value in zip(data, values, strict=True) if value is not None]
+    missing = np.zeros(data.shape[1:], bool)
+    if not all(_is_measurable(value) for _, value in tagged):
+        for band, value in tagged:
+            missing |= band == value
+    elif tagged and len(tagged) == len(data):
+        first, first_value = tagged[0]
+        missing = first == first_value
+        for band, value in tagged[1:]:
+            missing &= band == value
+    if data.dtype.kind == "f":
+        missing |= np.isnan(data).any(axis=0)
+    return ~missing
+
+
+def _is_measurable(nodata: Any) -> bool:
+    """Tell whether a camera can deliver the nodata value too."""
+    return bool(nodata == 0 or (nodata > 0 and nodata.dtype.kind in "ui"))
+
+
+def _representable(value: float | None, dtype: np.dtype[Any]) -> Any:
+    """Return a nodata value in the type of the pixels; None: no pixel can be equal to it."""
+    if value is None or np.isnan(value):
+        return None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return dtype.type(value)
+    if dtype.kind == "b":
+        return None
+    limits = np.iinfo(dtype)
+    return dtype.type(value) if limits.min <= value <= limits.max and value == int(value) else None

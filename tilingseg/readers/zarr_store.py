@@ -1,0 +1,103 @@
+"""Finding and opening Zarr stores: which part of a path is the store, and what went wrong.
+
+Remote stores go through zarr's own fsspec support, so that any protocol that fsspec knows works
+once its package is installed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.errors import BaseZarrError, NodeNotFoundError
+from zarr.storage import ZipStore
+
+from tilingseg.errors import DependencyError, SceneError
+
+_METADATA = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
+_PACKAGES = {
+    "http": "fsspec aiohttp",
+    "https": "fsspec aiohttp",
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZarrTarget:
+    """A store, and the place inside it that was asked for."""
+
+    uri: str
+    """As the user wrote it."""
+    root: str
+    """Path or URL of the store."""
+    inner: str
+    """Path of the array or group inside; empty: the root itself."""
+
+    @property
+    def is_remote(self) -> bool:
+        """It is read over a network."""
+        return "://" in self.root
+
+
+def locate_zarr(uri: str) -> ZarrTarget | None:
+    """Tell store and inner path apart; None: the uri names no Zarr store.
+
+    Args:
+        uri: path or URL; a store is a component that ends in `.zarr`, or a folder with Zarr
+            metadata.
+    """
+    plain = uri.removeprefix("file://")
+    found = re.match(r"(.*?\.zarr(?:\.zip)?)(?:[/\\]+(.*?))?[/\\]*$", plain, re.IGNORECASE)
+    # `ZARR:"…"` and `/vsi…` are GDAL's names for its own driver.
+    if found and not re.match(r"/vsi|\w{2,}:(?!//)", plain):
+        inner = (found[2] or "").replace("\\", "/")
+        return ZarrTarget(uri=uri, root=found[1], inner=inner)
+    if "://" not in plain and any((Path(plain) / name).is_file() for name in _METADATA):
+        return ZarrTarget(uri=uri, root=plain, inner="")
+    return None
+
+
+def open_node(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
+    """Open an array or group for reading.
+
+    Args:
+        target: the store.
+        path: inside the store, from its root.
+
+    Raises:
+        SceneError: there is none, or the store cannot be reached.
+        DependencyError: a package is needed to reach it.
+    """
+    try:
+        return zarr.open(_store(target.root), path=path, mode="r")
+    except ImportError as error:
+        scheme = target.root.partition("://")[0].lower()
+        raise DependencyError(
+            f"{target.uri}: reading Zarr over {scheme} needs another package; "
+            f"pip install {_PACKAGES.get(scheme, 'fsspec')}"
+        ) from error
+    except NodeNotFoundError as error:
+        raise SceneError(_not_found(target, path)) from error
+    except FileNotFoundError as error:
+        raise SceneError(f"{target.uri}: no such file or folder") from error
+    except (OSError, BaseZarrError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SceneError(f"{target.uri} cannot be opened as Zarr: {reason}") from error
+
+
+def _store(root: str) -> Any:
+    return ZipStore(root, mode="r") if root.lower().endswith(".zip") else root
+
+
+def _not_found(target: ZarrTarget, path: str) -> str:
+    if not target.is_remote and not Path(target.root).exists():
+        return f"{target.uri}: no such file or folder"
+    if path:
+        return f"{target.root} holds no array or group {path!r}"
+    return f"{target.uri} is no Zarr store: it has no {' or '.join(_METADATA[:3])}"
