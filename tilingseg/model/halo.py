@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 UNTRACED_MULTIPLE_PX = 32
 """Lattice assumed for a network whose layers cannot be read: five halvings, the deepest in use."""
+_UNTRACED_BYTES_PER_PX = 4.0 * 128
+"""A guess on the safe side: 64 float32 maps of full size into and out of one layer."""
 
 _POINTWISE_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU,
@@ -88,10 +90,11 @@ class _Axis:
         if not linear:
             start, stop = self.start * factor, self.stop * factor
         else:
-            # Output j lies at (j + ½)/factor - ½ and needs the positions on both sides of that.
+            # Output j lies at (j + ½)/factor - ½ and needs the positions on both sides of that; a
+            # place that falls on a position is rounded to either side, so it needs both too.
             half = Fraction(1, 2)
-            start = math.ceil((self.start + half) * factor - half)
-            stop = math.floor((self.stop - half) * factor - half) + 1
+            start = math.floor((self.start + half) * factor - half) + 1
+            stop = math.ceil((self.stop - half) * factor - half)
         return self.to(self.size * factor, start, stop, self.stride / factor)
 
     def padded(self, before: int, after: int) -> _Axis:
@@ -309,31 +312,21 @@ def network_geometry(module: nn.Module, n_bands: int) -> Geometry:
     Returns:
         The geometry; its `reason` names every layer that makes exact tiles impossible.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        return _blended("a TorchScript file does not show its layers")
-    try:
-        traced = fx.symbolic_trace(module)
-        # The lattice first, on any size; then, on that lattice, sizes until an interior remains.
-        multiple = math.lcm(*_walk(traced, n_bands, 2**12)[0].strides)
-        for n_steps in (16, 64, 256):
-            walk, output = _walk(traced, n_bands, multiple * n_steps)
-            if walk.reasons or output.rows.start < output.rows.stop:
-                break
-    except Exception as error:  # noqa: BLE001  the tracer runs foreign code, which may raise anything
-        return _blended(f"its layers cannot be read ({type(error).__name__}: {error})")
-    size = multiple * n_steps
-    reasons = list(walk.reasons)
-    if not isinstance(output, _Extent) or (output.rows.size, output.cols.size) != (size, size):
-        reasons.append("its output does not have the size of its input")
-        output = None
-    elif not reasons and output.rows.start >= output.rows.stop:
-        reasons.append(f"it sees further than {size} px")
-    halo = None
-    if not reasons:
-        touched = max(
-            edge for axis in (output.rows, output.cols) for edge in (axis.start, size - axis.stop)
+    found = _reach(module, n_bands)
+    if isinstance(found, str):
+        return Geometry(
+            multiple_px=UNTRACED_MULTIPLE_PX,
+            halo_px=None,
+            reason=found,
+            bytes_per_px=_UNTRACED_BYTES_PER_PX,
         )
-        halo = -(-touched // multiple) * multiple
+    walk, reach, multiple, size = found
+    reasons = list(walk.reasons)
+    if reach is None:
+        reasons.append("its output does not have the size of its input")
+    elif not reasons and max(reach) == size:
+        reasons.append(f"it sees further than {size} px")
+    halo = None if reasons or reach is None else -(-max(reach) // multiple) * multiple
     return Geometry(
         multiple_px=multiple,
         halo_px=halo,
@@ -342,17 +335,52 @@ def network_geometry(module: nn.Module, n_bands: int) -> Geometry:
     )
 
 
-def _walk(traced: fx.GraphModule, n_bands: int, size: int) -> tuple[_Walk, Any]:
+def edge_reach(module: nn.Module, n_bands: int) -> tuple[int, int, int, int] | None:
+    """Return how far each edge of a tile reaches in, before rounding to the lattice.
+
+    Args:
+        module: as for `network_geometry`.
+        n_bands: channels of its input.
+
+    Returns:
+        Pixels at the top, bottom, left and right whose output an edge has touched; None where
+        that cannot be said.
+    """
+    found = _reach(module, n_bands)
+    return None if isinstance(found, str) or found[0].reasons else found[1]
+
+
+def _reach(
+    module: nn.Module, n_bands: int
+) -> str | tuple[_Walk, tuple[int, int, int, int] | None, int, int]:
+    """Return (walk, reach of each edge, lattice, size walked), or why the layers are unreadable."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a TorchScript file does not show its layers"
+    try:
+        # Wrapped, because a tracer opens the outermost module even where its kind is known here.
+        traced = fx.symbolic_trace(nn.Sequential(module))
+        # The lattice first, on any size; then, on that lattice, sizes until an interior remains.
+        multiple = math.lcm(*_walk(traced, n_bands, 2**12)[0].strides)
+        for n_steps in (16, 64, 256):
+            size = multiple * n_steps
+            walk, output = _walk(traced, n_bands, size)
+            rows, cols = output.rows, output.cols
+            if walk.reasons or (rows.start < rows.stop and cols.start < cols.stop):
+                break
+    except Exception as error:  # noqa: BLE001  tracing runs foreign code, which may raise anything
+        return f"its layers cannot be read ({type(error).__name__}: {error})"
+    if (rows.size, cols.size) != (size, size):
+        return walk, None, multiple, size
+    return walk, (rows.start, size - rows.stop, cols.start, size - cols.stop), multiple, size
+
+
+def _walk(traced: fx.GraphModule, n_bands: int, size: int) -> tuple[_Walk, _Extent]:
     walk = _Walk(traced)
     axis = _Axis(size, 0, size, Fraction(1))
-    return walk, walk.run(_Extent(n_bands, axis, axis))
-
-
-def _blended(reason: str) -> Geometry:
-    # Without a graph the memory is a guess on the safe side: 64 float32 maps in and out of a layer.
-    return Geometry(
-        multiple_px=UNTRACED_MULTIPLE_PX, halo_px=None, reason=reason, bytes_per_px=4.0 * 128
-    )
+    output = walk.run(_Extent(n_bands, axis, axis))
+    if not isinstance(output, _Extent):
+        raise ModelError("it returns something else than one tensor")
+    return walk, output
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_args
 
 from tilingseg.errors import ModelError
-from tilingseg.records import to_json
+from tilingseg.records import to_json, tuples
 
 Activation = Literal["sigmoid", "softmax"]
 
@@ -109,7 +109,7 @@ class ModelSpec:
         if missing := sorted(required - set(raw)):
             raise ModelError(f"the model's spec lacks: {', '.join(missing)}")
         try:
-            return cls(**{key: _tuples(value) for key, value in raw.items()})
+            return cls(**{key: tuples(value) for key, value in raw.items()})
         except TypeError as error:
             raise ModelError(f"the model's spec has a value of the wrong type: {error}") from error
 
@@ -128,8 +128,3 @@ class Geometry:
     bytes_per_px: float
     """Most activation memory that is alive at once, bytes for each input pixel in float32, with
     the input and the output but without the weights and what a kernel borrows."""
-
-
-def _tuples(value: Any) -> Any:
-    """Turn JSON arrays into tuples, at every depth."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
