@@ -1,0 +1,170 @@
+"""GeoPackage, FlatGeobuf and GeoParquet, in the scene's own CRS.
+
+Features are appended batch by batch to a GeoPackage. FlatGeobuf cannot be appended to, because its
+index comes first: GDAL streams it from such a GeoPackage. GeoParquet is written by pyarrow, a row
+group a batch; its metadata sum up the whole file and come last by design of the format.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyogrio
+import pyogrio.raw
+import pyproj
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError
+
+from tilingseg.errors import DependencyError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from tilingseg.features.layer import Batch, Layer
+
+_SAME_DATE = "1970-01-01T00:00:00.000Z"
+_BOX = ("xmin", "ymin", "xmax", "ymax")
+_gdal_lock = threading.Lock()
+
+
+def write_geopackage(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
+    """Write a GeoPackage with one layer.
+
+    Args:
+        batches: what to write.
+        path: file to create; its suffix must be .gpkg.
+        layer: name, geometry type and CRS.
+
+    Returns:
+        Features written.
+
+    Raises:
+        OutputError: GDAL cannot write the file.
+    """
+    n_written = 0
+    for index, batch in enumerate(batches):
+        with _gdal(path):
+            _append(batch, path, layer, is_first=index == 0)
+        n_written += len(batch.geometries)
+    return n_written
+
+
+def write_flatgeobuf(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
+    """Write a FlatGeobuf file; as `write_geopackage`, of which one is left beside `path`."""
+    scratch = path.with_suffix(".gpkg")
+    n_written = write_geopackage(batches, scratch, layer)
+    with _gdal(path), pyogrio.open_arrow(scratch, use_pyarrow=False) as (meta, stream):
+        pyogrio.write_arrow(
+            stream,
+            path,
+            driver="FlatGeobuf",
+            layer=layer.name,
+            crs=_wkt(layer),
+            geometry_type=layer.geometry_type,
+            geometry_name=meta["geometry_name"],
+        )
+    return n_written
+
+
+def _append(batch: Batch, path: Path, layer: Layer, *, is_first: bool) -> None:
+    pyogrio.raw.write(
+        path,
+        shapely.to_wkb(batch.geometries),
+        list(batch.columns.values()),
+        list(batch.columns),
+        layer=layer.name,
+        driver="GPKG",
+        geometry_type=layer.geometry_type,
+        crs=_wkt(layer),
+        append=not is_first,
+    )
+
+
+def write_geoparquet(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
+    """Write GeoParquet 1.1 with a bounding box a row, compressed with zstd; as `write_geopackage`.
+
+    Raises:
+        DependencyError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DependencyError(
+            "GeoParquet needs pyarrow: pip install 'tilingseg[parquet]', or choose another format"
+        ) from error
+    batches = iter(batches)
+    first = next(batches)
+    schema = _arrow_table(pa, first).schema
+    extent = np.array([np.inf, np.inf, -np.inf, -np.inf])
+    types: set[int] = set()
+    n_written = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in itertools.chain([first], batches):
+            writer.write_table(_arrow_table(pa, batch).cast(schema))
+            bounds = np.vstack([extent, shapely.bounds(batch.geometries)])
+            extent = np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])
+            types.update(shapely.get_type_id(batch.geometries).tolist())
+            n_written += len(batch.geometries)
+        writer.add_key_value_metadata({"geo": _geo_metadata(layer, extent, types)})
+    return n_written
+
+
+def _arrow_table(pa: Any, batch: Batch) -> Any:
+    """Return a batch as an Arrow table with WKB and bounding boxes."""
+    corners = shapely.bounds(batch.geometries).T
+    columns = {
+        name: pa.array(
+            values, pa.string() if values.dtype == np.object_ else None, from_pandas=True
+        )
+        for name, values in batch.columns.items()
+    }
+    columns["geometry"] = pa.array(shapely.to_wkb(batch.geometries), pa.binary())
+    columns["bbox"] = pa.StructArray.from_arrays(list(map(pa.array, corners)), list(_BOX))
+    return pa.table(columns)
+
+
+def _geo_metadata(layer: Layer, extent: NDArray[np.float64], types: set[int]) -> str:
+    """Return the JSON of the `geo` key that makes a Parquet file GeoParquet."""
+    crs = layer.georef.crs
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": sorted(shapely.GeometryType(kind).name.title() for kind in types),
+        "crs": None if crs is None else pyproj.CRS.from_user_input(crs).to_json_dict(),
+        "covering": {"bbox": {name: ["bbox", name] for name in _BOX}},
+    }
+    if types:
+        column["bbox"] = extent.tolist()
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return json.dumps(geo, separators=(",", ":"))
+
+
+@contextmanager
+def _gdal(path: Path) -> Iterator[None]:
+    """Let GDAL write the same bytes each time, and turn its errors into ours."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    with _gdal_lock, warnings.catch_warnings():
+        # Pixel coordinates have no CRS, and that is meant.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _SAME_DATE})
+        try:
+            yield
+        except (DataSourceError, DataLayerError, FeatureError, FieldError) as error:
+            raise OutputError(f"cannot write {path}: {' '.join(str(error).split())}") from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+
+
+def _wkt(layer: Layer) -> str | None:
+    return (
+        None if layer.georef.crs is None else pyproj.CRS.from_user_input(layer.georef.crs).to_wkt()
+    )
