@@ -1,0 +1,79 @@
+import pytest
+
+from tilingseg.errors import OutputError
+from tilingseg.export.whole import whole
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_under_its_name_when_the_block_ends(tmp_path):
+    with whole(tmp_path / "mask.tif") as part:
+        part.write_text("new")
+        assert names(tmp_path) == ["mask.tif.part"]
+    assert names(tmp_path) == ["mask.tif"]
+
+
+def test_the_old_file_stays_when_the_block_fails(tmp_path):
+    path = tmp_path / "mask.tif"
+    path.write_text("old")
+
+    def interrupted():
+        with whole(path) as part:
+            part.write_text("new")
+            part.with_name(part.name + ".blocks.tif").write_text("in between")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == ["mask.tif"]
+    assert path.read_text() == "old"
+
+
+def test_what_a_killed_process_left_is_removed_and_neighbours_are_not(tmp_path):
+    (tmp_path / "mask.tif.part").write_text("half")
+    (tmp_path / "mask.tif.part.ovr.tmp").write_text("half")
+    (tmp_path / "mask.tif.aux.xml").write_text("mine")
+    (tmp_path / "other_mask.tif.part").write_text("not mine")
+    with whole(tmp_path / "mask.tif") as part:
+        assert names(tmp_path) == ["mask.tif.aux.xml", "other_mask.tif.part"]
+        part.write_text("new")
+    assert names(tmp_path) == ["mask.tif", "mask.tif.aux.xml", "other_mask.tif.part"]
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    path = tmp_path / "mask.zarr"
+    (path / "c").mkdir(parents=True)
+    (path / "c" / "old").write_text("old")
+    with whole(path) as part:
+        (part / "c").mkdir(parents=True)
+        (part / "c" / "new").write_text("new")
+        assert (path / "c" / "old").exists()
+    assert names(tmp_path) == ["mask.zarr"]
+    assert names(path / "c") == ["new"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(tmp_path, monkeypatch):
+    path = tmp_path / "mask.zarr"
+    path.mkdir()
+    (path / "old").write_text("old")
+    rename = type(path).rename
+
+    def refuse(self, target):
+        if self.name == "mask.zarr.part":
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "rename", refuse)
+    refused = pytest.raises(OutputError, match=r"cannot write .*mask\.zarr: Permission denied")
+    with refused, whole(path) as part:
+        part.mkdir()
+    assert names(tmp_path) == ["mask.zarr"]
+    assert names(path) == ["old"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused = pytest.raises(OutputError, match=r"cannot write .*gone.*No such file")
+    with refused, whole(tmp_path / "gone" / "mask.tif"):
+        pass

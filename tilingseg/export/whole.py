@@ -1,0 +1,73 @@
+"""Outputs appear whole: written beside their name as `name.part…`, flushed to disk, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from tilingseg.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a path to write a file or folder to; it becomes `path` when the block ends well.
+
+    Whatever else lies there under names that begin with `path.name + ".part"` is removed, also what
+    an earlier, killed process left. An existing `path` stays until its successor is whole.
+
+    Raises:
+        OutputError: the file system refused; `path` is as it was before.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        _remove_parts(path)
+        yield part
+        _flush(part)
+        _replace(part, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # the first error is the one to report
+            _remove_parts(path)
+
+
+def _remove_parts(path: Path) -> None:
+    prefix = path.name + ".part"
+    for leftover in path.parent.iterdir():
+        if leftover.name.startswith(prefix):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+def _flush(part: Path) -> None:
+    """Force a file, or every file of a folder and the folders themselves, to the disk."""
+    for name in (part, *part.rglob("*")) if part.is_dir() else (part,):
+        if name.is_dir() and os.name == "nt":
+            continue  # Windows cannot open a folder, and has no need to
+        descriptor = os.open(name, os.O_RDONLY if name.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(part: Path, path: Path) -> None:
+    if not path.is_dir():
+        part.replace(path)
+        return
+    # No system call exchanges two folders everywhere: the old one steps aside first.
+    aside = path.with_name(path.name + ".part.old")
+    path.rename(aside)
+    try:
+        part.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
