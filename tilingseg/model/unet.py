@@ -61,7 +61,8 @@ class UNetOptions:
         Raises:
             ModelError: naming the option, its value and what it must be.
         """
-        if not self.features or min(self.features) < 1:
+        # Options come from files, whose values may be of any type.
+        if not self.features or any(type(width) is not int or width < 1 for width in self.features):
             raise ModelError(f"features must be whole numbers above 0, got {self.features}")
         if self.upsampling not in get_args(Upsampling):
             allowed = ", ".join(get_args(Upsampling))

@@ -1,0 +1,202 @@
+"""Model files: what goes in comes out, and nothing else is taken for a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tilingseg.errors import ModelError
+from tilingseg.model.load import (
+    DEFAULT_MODEL,
+    available_models,
+    build_network,
+    load_model,
+    save_model,
+)
+from tilingseg.model.spec import METADATA_KEY, ModelSpec
+
+SPEC = ModelSpec(
+    name="tiny",
+    network="unet",
+    network_options=(("features", (4, 8)), ("upsampling", "bilinear")),
+    bands=("red", "green", "blue"),
+    classes=("building", "road"),
+    thresholds=(0.4, 0.6),
+    gsd_m=0.5,
+    mean=(0.4, 0.4, 0.4),
+    std=(0.2, 0.2, 0.2),
+)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(3)
+    return build_network(SPEC).eval()
+
+
+@pytest.fixture
+def model_file(tmp_path, network):
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, network, SPEC)
+    return path
+
+
+def test_a_saved_model_comes_back_the_same(model_file, network):
+    loaded = load_model(model_file)
+    pixels = torch.randn(1, 3, 20, 30)
+    assert loaded.spec == SPEC
+    assert torch.equal(loaded.module(pixels), network(pixels).detach())
+    assert not loaded.module.training
+    assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
+    assert loaded.sha256 == hashlib.sha256(model_file.read_bytes()).hexdigest()
+    assert (loaded.geometry.multiple_px, loaded.geometry.halo_px) == (4, 28)
+
+
+def test_half_weights_take_half_the_space_and_compute_in_float32(tmp_path, model_file, network):
+    path = tmp_path / "half.safetensors"
+    save_model(path, network, SPEC, half=True)
+    loaded = load_model(path)
+    pixels = torch.randn(1, 3, 16, 16)
+    assert path.stat().st_size < 0.65 * model_file.stat().st_size
+    assert {p.dtype for p in loaded.module.parameters()} == {torch.float32}
+    assert torch.allclose(loaded.module(pixels), network(pixels).detach(), atol=0.02)
+
+
+def test_softmax_models_have_a_background_output(tmp_path):
+    spec = dataclasses.replace(SPEC, activation="softmax")
+    path = tmp_path / "softmax.safetensors"
+    save_model(path, build_network(spec), spec)
+    assert load_model(path).module(torch.randn(1, 3, 8, 8)).shape[1] == 3
+
+
+def test_an_existing_file_is_replaced_and_no_part_remains(model_file, network):
+    renamed = dataclasses.replace(SPEC, name="second")
+    save_model(model_file, network, renamed)
+    assert load_model(model_file).spec.name == "second"
+    assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing(tmp_path, network):
+    with pytest.raises(ModelError, match="cannot be written"):
+        save_model(tmp_path / "absent" / "m.safetensors", network, SPEC)
+    with pytest.raises(ModelError, match="must end in .safetensors"):
+        save_model(tmp_path / "m.pt", network, SPEC)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bundled_model_loads_by_name():
+    assert DEFAULT_MODEL in available_models()
+    loaded = load_model()
+    assert loaded.spec.name == DEFAULT_MODEL
+    assert loaded.spec.classes == ("building", "road")
+    assert loaded.geometry.halo_px is not None
+    assert all("ODbL" in text or "CC" in text or "Zanzibar" in text for text in loaded.spec.sources)
+    assert torch.isfinite(loaded.module(torch.randn(1, 3, 64, 64))).all()
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ModelError, match=f"'forest'.*{DEFAULT_MODEL}"):
+        load_model("forest")
+
+
+def test_a_wrong_hash_is_refused(model_file):
+    right = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    assert load_model(model_file, sha256=right.upper()).sha256 == right
+    with pytest.raises(ModelError, match=f"{right}, expected 00"):
+        load_model(model_file, sha256="00")
+
+
+def _rewrite(path, change, metadata=None):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata=metadata or {METADATA_KEY: SPEC.to_json()})
+
+
+@pytest.mark.parametrize(
+    ("change", "metadata", "message"),
+    [
+        (lambda t: None, {"other": "x"}, "no 'tilingseg' entry"),
+        (lambda t: None, {METADATA_KEY: "{"}, "not JSON"),
+        (lambda t: None, {METADATA_KEY: "{}"}, "lacks"),
+        (lambda t: t.pop("head.weight"), None, "lacks the tensor 'head.weight'"),
+        (lambda t: t.update(more=torch.zeros(1)), None, "tensor 'more' that 'unet' has not"),
+        (
+            lambda t: t.update({"head.bias": torch.zeros(5)}),
+            None,
+            r"'head.bias' has the shape \(5,\), its spec needs \(2,\)",
+        ),
+    ],
+)
+def test_a_file_that_contradicts_its_spec_is_refused(model_file, change, metadata, message):
+    _rewrite(model_file, change, metadata)
+    with pytest.raises(ModelError, match=message):
+        load_model(model_file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "resnet"}, "network 'resnet' is not known; known: unet"),
+        ({"network_options": (("depth", 4),)}, "options of network 'unet' do not fit"),
+        ({"network_options": (("features", (4.5,)),)}, "features"),
+        ({"network_options": (("features", "wide"),)}, "features"),
+    ],
+)
+def test_a_spec_that_builds_no_network_is_refused(changes, message):
+    with pytest.raises(ModelError, match=message):
+        build_network(dataclasses.replace(SPEC, **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\xff" * 64, b"\x08" + b"\0" * 40])
+def test_a_file_of_anything_else_is_refused(tmp_path, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="no safetensors file"):
+        load_model(path)
+
+
+class Payload:
+    def __reduce__(self):
+        return (pytest.fail, ("the file's code was run",))
+
+
+def test_pickles_are_never_run(tmp_path):
+    path = tmp_path / "m.pt"
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ModelError, match="pickled checkpoints are never read"):
+        load_model(path)
+    with pytest.raises(ModelError, match="no TorchScript file"):
+        load_model(path, allow_torchscript=True)
+
+
+def _script(path, network, extra):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(network, torch.randn(1, 3, 16, 16), check_trace=False)
+        torch.jit.save(traced, str(path), _extra_files=extra)
+
+
+def test_torchscript_is_loaded_when_allowed_and_blended(tmp_path, network):
+    path = tmp_path / "m.pt"
+    _script(path, network, {METADATA_KEY: SPEC.to_json()})
+    with pytest.raises(ModelError, match="must be allowed explicitly"):
+        load_model(path)
+    loaded = load_model(path, allow_torchscript=True)
+    pixels = torch.randn(1, 3, 16, 16)
+    assert loaded.spec == SPEC
+    assert loaded.geometry.halo_px is None
+    assert "TorchScript" in loaded.geometry.reason
+    assert torch.allclose(loaded.module(pixels), network(pixels), atol=1e-5)
+
+
+def test_torchscript_without_a_spec_is_refused(tmp_path, network):
+    path = tmp_path / "m.pt"
+    _script(path, network, {})
+    with pytest.raises(ModelError, match="no extra file 'tilingseg'"):
+        load_model(path, allow_torchscript=True)
