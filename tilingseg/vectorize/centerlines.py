@@ -33,7 +33,7 @@ from tilingseg.vectorize.cleaning import (
     prune_spurs,
 )
 from tilingseg.vectorize.gaps import join_gaps
-from tilingseg.vectorize.junctions import place_ends, place_junctions
+from tilingseg.vectorize.junctions import lead_to_border, place_junctions, straighten_ends
 from tilingseg.vectorize.lines import Line, Lines
 from tilingseg.vectorize.network import path_length, trace_network
 from tilingseg.vectorize.roads import ground_pixel
@@ -190,14 +190,18 @@ def _clean_network(
 ) -> Network:
     """Trace a strip's graph and clean it, in the order in which one step helps the next."""
     network = trace_network(pixels, mask.width, scale.pixel_m, cut_rows)
+    # The stump of a road on the far side of a gap looks like a hair until the gap is closed.
+    prune_spurs(network, MIN_LENGTH_PX * scale.step_m)
+    merge_junctions(network)
+    straighten_ends(network, scale.step_m)
+    if options.max_gap_m > 0:
+        join_gaps(network, options.max_gap_m, scale.min_spur_m, scale.step_m)
     prune_spurs(network, scale.min_spur_m)
     merge_junctions(network)
-    if options.max_gap_m > 0:
-        join_gaps(network, options.max_gap_m, scale.step_m)
     drop_short_pieces(network, scale.min_length_m)
     place_junctions(network, scale.step_m)
     size_m = mask.width * scale.pixel_m[0], mask.height * scale.pixel_m[1]
-    place_ends(network, size_m, scale.step_m)
+    lead_to_border(network, size_m, scale.step_m)
     return network
 
 

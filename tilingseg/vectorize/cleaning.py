@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 
 PRUNE_ROUNDS = 4
 """Rounds of pruning: hairs on hairs go, and the reach of a decision stays bounded."""
-ARTEFACT_OF_RADIUS = 0.5
-"""A hair that sticks out by less than this share of the road's radius is thinning's own."""
-JUNCTION_OF_RADIUS = 1.25
-"""Junctions closer than this share of both radii together are one: it unites the two halves of a
-crossing down to about 40°, and leaves side roads apart that a person sees apart."""
+ARTEFACT_OF_RADIUS = 0.8
+"""A hair that sticks out by less than this share of the road's radius is thinning's own: the
+corners of a square end draw two that stick out by half a radius."""
+SAME_JUNCTION = 0.9
+"""Two junctions are one if they are closer than this share of both radii together: side roads
+that leave a road less than its width apart."""
+SAME_CROSSING = 2.4
+"""As `SAME_JUNCTION`, where the road is much wider at both junctions than around them: there two
+roads cross at a flat angle, 20° and more."""
+SWOLLEN = 1.3
+"""How much wider counts as much wider; a side road at a right angle makes it 1.1."""
 
 
 def prune_spurs(network: Network, min_spur_m: float) -> None:
@@ -50,12 +56,8 @@ def _spurs(network: Network, node: int, min_spur_m: float) -> list[int]:
     """Return the numbers of the edges at a node that are to be cut off."""
     hairs = []
     for number, edge in network.leaving(node):
-        if not network.is_free_end(edge.stop):
-            continue
-        # The skeleton of a road ends about one radius before the road does.
-        out_m = edge.length - float(edge.radii[0]) + float(edge.radii[-1])
-        if out_m < min_spur_m:
-            hairs.append((out_m, edge.stop, number, edge))
+        if network.is_free_end(edge.stop) and is_spur(network, edge.reversed(), min_spur_m):
+            hairs.append((_out_m(edge), edge.stop, number, edge))
     n_staying = network.degree(node) - len(hairs)
     if n_staying >= 2:
         return [number for _, _, number, _ in hairs]
@@ -64,9 +66,29 @@ def _spurs(network: Network, node: int, min_spur_m: float) -> list[int]:
     kept = {
         number
         for out_m, _, number, edge in hairs[-n_kept:]
-        if n_staying == 0 or out_m >= (1 + ARTEFACT_OF_RADIUS) * float(edge.radii[0])
+        if n_staying == 0 or out_m >= ARTEFACT_OF_RADIUS * float(edge.radii[0])
     }
     return [number for _, _, number, _ in hairs if number not in kept]
+
+
+def is_spur(network: Network, edge: Edge, min_spur_m: float) -> bool:
+    """Tell whether a dead end sticks out of its road by less than `min_spur_m` metres.
+
+    Args:
+        network: what the edge belongs to.
+        edge: seen from its free end.
+        min_spur_m: metres from the edge of the road that it grows from to its own tip.
+    """
+    artefact_m = ARTEFACT_OF_RADIUS * float(np.nan_to_num(edge.radii[-1]))
+    is_dead_end = network.degree(edge.stop) > 2
+    return is_dead_end and _out_m(edge.reversed()) < max(min_spur_m, artefact_m)
+
+
+def _out_m(hair: Edge) -> float:
+    """Return how far a hair sticks out of the road at its first point, metres."""
+    # The skeleton of a road ends about one radius before the road does.
+    first_m, last_m = (float(np.nan_to_num(hair.radii[k])) for k in (0, -1))
+    return hair.length - first_m + last_m
 
 
 def merge_junctions(network: Network) -> None:
@@ -78,7 +100,7 @@ def merge_junctions(network: Network) -> None:
             node = leader[node]
         return node
 
-    short = [number for number, edge in network.edges.items() if _is_inside(network, edge)]
+    short = [number for number, edge in network.edges.items() if _is_inside(network, number, edge)]
     for number in short:
         edge = network.edges[number]
         first, second = sorted((lead(edge.start), lead(edge.stop)))
@@ -93,12 +115,22 @@ def merge_junctions(network: Network) -> None:
         _unite(network, sorted(members), places)
 
 
-def _is_inside(network: Network, edge: Edge) -> bool:
-    """Tell whether an edge between two junctions lies within both."""
+def _is_inside(network: Network, number: int, edge: Edge) -> bool:
+    """Tell whether an edge between two junctions is no road but the inside of one junction."""
     if min(network.degree(edge.start), network.degree(edge.stop)) < 3 or edge.start == edge.stop:
         return False
-    radii = float(edge.radii[0]) + float(edge.radii[-1])
-    return edge.length <= JUNCTION_OF_RADIUS * radii
+    first_m, last_m = float(edge.radii[0]), float(edge.radii[-1])
+    share = edge.length / (first_m + last_m)
+    if share <= SAME_JUNCTION or share > SAME_CROSSING:
+        return share <= SAME_JUNCTION
+    around = [_arm_radius(network, node, number) for node in (edge.start, edge.stop)]
+    return first_m >= SWOLLEN * around[0] and last_m >= SWOLLEN * around[1]
+
+
+def _arm_radius(network: Network, node: int, besides: int) -> float:
+    """Return half the width of the widest road at a node, one edge left out, metres."""
+    arms = [edge.radii for number, edge in network.leaving(node) if number != besides]
+    return max(float(np.median(radii)) for radii in arms) if arms else 0.0
 
 
 def _unite(network: Network, members: list[int], places: dict[int, NDArray[np.float64]]) -> None:

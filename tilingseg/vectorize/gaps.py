@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from tilingseg.vectorize.cleaning import is_spur
 from tilingseg.vectorize.junctions import axis_of, end_radius
 from tilingseg.vectorize.network import Edge, path_length
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 COS_AHEAD = math.cos(math.radians(40))
 """How straight ahead the other side of a gap must lie."""
+COS_AHEAD_STUMP = math.cos(math.radians(65))
+"""The same for a stump, whose own direction is hardly known."""
 SNAP_OF_RADIUS = 1.5
 """A road that is met closer than this share of its radius to a junction is met in the junction."""
 
@@ -37,25 +40,33 @@ class _End:
     place: NDArray[np.float64]
     ahead: NDArray[np.float64]
     radius_m: float
+    is_stump: bool
+    """Too short to be believed alone; it may only answer to a road that points at it."""
 
 
-def join_gaps(network: Network, max_gap_m: float, step_m: float) -> int:
+def join_gaps(network: Network, max_gap_m: float, min_spur_m: float, step_m: float) -> int:
     """Bridge gaps of up to `max_gap_m` metres along the direction of the roads.
 
     Args:
         network: changed in place; bridges have no radii and no probabilities.
         max_gap_m: longest gap, from the mask's edge to the mask's edge, metres.
+        min_spur_m: shorter dead ends on a road are joined only if a longer one points at them.
         step_m: size of a pixel, metres.
 
     Returns:
         The number of gaps bridged.
     """
-    ends = _ends(network, step_m)
+    ends = _ends(network, min_spur_m, step_m)
     if not ends:
         return 0
     pairs = _facing_pairs(ends, max_gap_m, step_m)
     joined = {node for pair in pairs for node in pair}
-    meetings = _meetings(network, [e for e in ends if e.node not in joined], max_gap_m, step_m)
+    meetings = _meetings(
+        network,
+        [end for end in ends if end.node not in joined and not end.is_stump],
+        max_gap_m,
+        step_m,
+    )
     for first, second in pairs:
         _bridge(network, first, second)
     n_joined = len(pairs) + len(meetings)
@@ -66,7 +77,7 @@ def join_gaps(network: Network, max_gap_m: float, step_m: float) -> int:
     return n_joined
 
 
-def _ends(network: Network, step_m: float) -> list[_End]:
+def _ends(network: Network, min_spur_m: float, step_m: float) -> list[_End]:
     ends = []
     for node in sorted(network.at):
         if not network.is_free_end(node):
@@ -82,6 +93,7 @@ def _ends(network: Network, step_m: float) -> list[_End]:
                     place=network.places[node],
                     ahead=axis[1],
                     radius_m=radius_m,
+                    is_stump=is_spur(network, edge, min_spur_m),
                 )
             )
     return ends
@@ -98,7 +110,8 @@ def _cost(end: _End, to: NDArray[np.float64], max_m: float, step_m: float) -> fl
     forward_m = x * float(end.ahead[0]) + y * float(end.ahead[1])
     sideways_m = math.sqrt(max(far_m * far_m - forward_m * forward_m, 0.0))
     sideways_m = max(sideways_m - slack_m, 0.0)
-    if forward_m <= 0 or forward_m < COS_AHEAD * math.hypot(forward_m, sideways_m):
+    cos_ahead = COS_AHEAD_STUMP if end.is_stump else COS_AHEAD
+    if forward_m <= 0 or forward_m < cos_ahead * math.hypot(forward_m, sideways_m):
         return math.inf
     return far_m + sideways_m
 
@@ -110,6 +123,8 @@ def _facing_pairs(ends: list[_End], max_gap_m: float, step_m: float) -> list[tup
     best: dict[int, tuple[float, int]] = {}
     for i, j in sorted(cKDTree(places).query_pairs(max_gap_m + 2 * widest_m)):
         first, second = ends[i], ends[j]
+        if first.is_stump and second.is_stump:
+            continue
         max_m = max_gap_m + first.radius_m + second.radius_m
         cost = _cost(first, second.place, max_m, step_m) + _cost(second, first.place, max_m, step_m)
         for a, b in ((first.node, second.node), (second.node, first.node)):

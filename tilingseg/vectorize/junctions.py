@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tilingseg.vectorize.network import Edge, Network
 
-HOLD = 0.1
+HOLD = 0.25
 """Weight of the place that the skeleton gave, against 1 for the axis of each road."""
 BORDER_OF_RADIUS = 1.75
 """A road that ends within this share of its radius from the edge of the scene leaves it."""
@@ -93,13 +93,41 @@ def _meeting(
     return place + move * min(1.0, reach_m / far_m if far_m > 0 else 1.0)
 
 
-def place_ends(network: Network, size_m: tuple[float, float], step_m: float) -> None:
-    """Straighten dead ends, and lead roads that leave the scene to its very edge.
-
-    Towards its end a skeleton turns into a corner of the road, and it stops a radius short.
+def straighten_ends(network: Network, step_m: float) -> None:
+    """Replace the last bit of dead ends, which turns into a corner of the road, by their axis.
 
     Args:
-        network: changed in place: `places` and `reach` of free ends.
+        network: changed in place: the first or last points of edges, and the `places` of their end.
+        step_m: size of a pixel, metres.
+    """
+    for node in list(network.at):
+        if not network.is_free_end(node):
+            continue
+        ((number, edge),) = network.leaving(node)
+        radius_m = end_radius(edge, step_m)
+        axis = axis_of(edge, radius_m, max(4 * radius_m, 6 * step_m))
+        if axis is None or edge.length < 3 * radius_m:
+            continue
+        centre, towards = axis
+        ahead_m = float(((network.places[node] - centre) * towards).sum())
+        place = centre + towards * ahead_m
+        far_m = np.sqrt(((edge.points - place) ** 2).sum(axis=1))
+        first = int(np.argmax(far_m > radius_m))
+        network.places[node] = place
+        network.edges[number] = type(edge)(
+            start=edge.start,
+            stop=edge.stop,
+            points=np.concatenate([place[None], edge.points[first:]]),
+            radii=np.concatenate([[radius_m], edge.radii[first:]]),
+            probabilities=np.concatenate([edge.probabilities[:1], edge.probabilities[first:]]),
+        )
+
+
+def lead_to_border(network: Network, size_m: tuple[float, float], step_m: float) -> None:
+    """Lead roads that leave the scene to its very edge, where their skeleton stops a radius short.
+
+    Args:
+        network: changed in place: `places` of free ends.
         size_m: width and height of the scene, metres.
         step_m: size of a pixel, metres.
     """
@@ -108,18 +136,16 @@ def place_ends(network: Network, size_m: tuple[float, float], step_m: float) -> 
             continue
         ((_, edge),) = network.leaving(node)
         radius_m = end_radius(edge, step_m)
-        axis = axis_of(edge, radius_m, max(4 * radius_m, 6 * step_m))
+        axis = axis_of(edge, 0.0, max(4 * radius_m, 6 * step_m))
         if axis is None:
             continue
-        centre, towards = axis
-        place = centre + towards * float(((network.places[node] - centre) * towards).sum())
+        place, towards = network.places[node], axis[1]
         for side in (0, 1):
             gap_m = size_m[side] - place[side] if towards[side] > 0 else place[side]
             if abs(towards[side]) > 0.5 and gap_m <= BORDER_OF_RADIUS * radius_m + 2 * step_m:
                 place = place + towards * (gap_m / abs(towards[side]))
                 break
         network.places[node] = np.clip(place, 0.0, size_m)
-        network.reach[node] = radius_m
 
 
 def end_radius(edge: Edge, step_m: float) -> float:
