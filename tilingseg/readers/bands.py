@@ -85,7 +85,7 @@ def choose_bands(
         raise SceneError(f"{uri} holds an alpha band and nothing else; there is nothing to segment")
     if options.band_names is None:
         return tuple(Band(index=band.index, name=band.name) for band in data), ()
-    return _by_name(data, options.band_names, uri)
+    return _by_name(available, options.band_names, uri)
 
 
 def _by_index(available: Sequence[FileBand], wanted: Sequence[int], uri: str) -> tuple[Band, ...]:
@@ -97,8 +97,9 @@ def _by_index(available: Sequence[FileBand], wanted: Sequence[int], uri: str) ->
 
 
 def _by_name(
-    data: Sequence[FileBand], wanted: Sequence[str], uri: str
+    available: Sequence[FileBand], wanted: Sequence[str], uri: str
 ) -> tuple[tuple[Band, ...], tuple[str, ...]]:
+    data = [band for band in available if not band.is_alpha]
     found = {name: band for name in wanted if (band := _match(data, name)) is not None}
     taken = {band.index for band in found.values()}
     unnamed = [band for band in data if band.index not in taken and not band.is_named]
@@ -110,7 +111,7 @@ def _by_name(
     for name in wanted:
         band = found.get(name) or next(spare, None)
         if band is None:
-            raise SceneError(_mismatch(data, wanted, name, uri))
+            raise SceneError(_mismatch(available, wanted, name, uri))
         if name not in found:
             guessed.append(f"band {band.index} as {name}")
         chosen.append(Band(index=band.index, name=name if name in found else band.name))
@@ -125,9 +126,16 @@ def _by_name(
     return tuple(chosen), tuple(notes)
 
 
-def _mismatch(data: Sequence[FileBand], wanted: Sequence[str], name: str, uri: str) -> str:
+def _mismatch(available: Sequence[FileBand], wanted: Sequence[str], name: str, uri: str) -> str:
+    data = [band for band in available if not band.is_alpha]
     count = f"{len(data)} band{'s' * (len(data) != 1)}"
     needs = f"the model needs {len(wanted)} ({', '.join(wanted)})"
+    if len(data) < len(wanted) <= len(available):
+        example = ",".join(str(i + 1) for i in range(len(wanted)))
+        return (
+            f"{uri} has {count} and alpha ({_described(available)}), but {needs}; "
+            f"if the alpha band is one of them, say so: --bands {example}"
+        )
     if len(data) < len(wanted):
         example = ",".join(str(min(i + 1, len(data))) for i in range(len(wanted)))
         return (

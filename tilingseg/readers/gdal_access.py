@@ -137,10 +137,13 @@ def open_dataset(target: GdalTarget, **options: Any) -> Any:
     """
     _refuse_unreadable(target)
     try:
-        # The warning filters belong to the whole process, so that threads take turns.
-        with _opening, warnings.catch_warnings(), gdal_settings(target, **_OPENING):
-            # A scene without a georeference is said in its notes, where the user sees it.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        # A missing georeference is said in the scene's notes, where the user sees it. The warning
+        # filters belong to the whole process, so that threads take turns.
+        with (
+            _opening,
+            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+            gdal_settings(target, **_OPENING),
+        ):
             return rasterio.open(target.path, **options)
     except (RasterioIOError, RasterioError) as error:
         raise SceneError(_why_not_open(target, error)) from error

@@ -8,6 +8,7 @@ the file's own, scaled along its rows and columns; rotation and CRS stay as they
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -167,7 +168,8 @@ def _ground_pixel(
 
 
 def _unusable(crs: str, uri: str) -> str:
-    name = " ".join(crs.split())[:80]
+    quoted = re.match(r'\s*\w+\[\s*"([^"]*)"', crs)
+    name = " ".join((quoted[1] if quoted else crs).split())[:80]
     return (
         f"{uri} has the CRS {name!r}, which cannot be placed on the Earth; assign the true one "
         "(gdal_edit.py -a_srs EPSG:… FILE), or remove it to work in pixels (-a_srs None)"

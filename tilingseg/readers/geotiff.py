@@ -25,6 +25,7 @@ from rasterio.windows import Window as RasterioWindow
 from tilingseg.errors import SceneError
 from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
 from tilingseg.readers.gdal_layout import describe, refuse_container
+from tilingseg.readers.source import as_delivered
 from tilingseg.readers.validity import holds_data
 
 if TYPE_CHECKING:
@@ -179,4 +180,4 @@ def _delivered(
         return np.ascontiguousarray(np.moveaxis(colours, 2, 0)[list(layout.order)]), valid
     if layout.order != tuple(range(len(data))):
         data = data[list(layout.order)]
-    return data.astype(layout.info.dtype, copy=False), valid
+    return as_delivered(data, layout.info.dtype), valid

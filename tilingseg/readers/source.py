@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from tilingseg.errors import SceneError
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from tilingseg.grid import Window
@@ -140,6 +141,13 @@ def delivered_dtype(stored: str, uri: str) -> str:
         f"{uri} holds {stored} values, which a network cannot take; convert them to uint8, uint16, "
         "int16 or float32 (for complex radar data: the amplitude)"
     )
+
+
+def as_delivered(data: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Convert stored pixels, of any real type, to the type that `delivered_dtype` names."""
+    # Nodata values of double precision, such as −1.8e308, overflow; those pixels are not valid.
+    with np.errstate(over="ignore"):
+        return data.astype(dtype, copy=False)
 
 
 def scene_name(uri: str) -> str:

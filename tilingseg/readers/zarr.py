@@ -18,6 +18,7 @@ from zarr.errors import BaseZarrError
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
+from tilingseg.readers.source import as_delivered
 from tilingseg.readers.validity import holds_data
 from tilingseg.readers.zarr_axes import fetch
 from tilingseg.readers.zarr_layout import describe
@@ -74,7 +75,7 @@ class ZarrSource:
             valid &= stored[-1] > 0
         if layout.order != tuple(range(len(data))):
             data = data[list(layout.order)]
-        return data.astype(layout.info.dtype, copy=False), valid
+        return as_delivered(data, layout.info.dtype), valid
 
     def close(self) -> None:
         """Let go of arrays and decoded chunks; reading afterwards opens them again."""
