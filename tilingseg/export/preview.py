@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 PREVIEW_PX = 1600
 """Longer side of a picture, px."""
-READ_WHOLE_PX = 4096
-"""An extent with a longer side is read reduced."""
+REDUCED_PX = 4096
+"""Longest side of a reduced scene that is held in memory; an extent that would need more is read
+by window at full resolution."""
 TINT = 0.45
 """Share of the class colour in a tinted pixel, 0…1."""
 OUTLINE = (255, 255, 255)
@@ -81,73 +82,105 @@ def _scene_picture(
 ) -> NDArray[np.float32]:
     """Return the scene as float32 (3, *shape), 0…255."""
     scene = reader.scene
-    longest = max(extent.height, extent.width)
-    if longest <= READ_WHOLE_PX:
-        pixels, valid = reader.read(extent)
-        part = (0.0, 0.0, 1.0, 1.0)
-    else:
-        # a small extent of a large scene needs more of it, within what memory is meant for
-        wanted = -(-PREVIEW_PX * max(scene.height, scene.width) // longest)
-        pixels, valid = reader.read_reduced(min(wanted, 2 * READ_WHOLE_PX))
-        part = (
-            extent.row / scene.height,
-            extent.col / scene.width,
-            extent.row_stop / scene.height,
-            extent.col_stop / scene.width,
-        )
     bands = _shown_bands(scene)
-    colours = np.stack([_stretched(pixels[band], valid) for band in bands])
-    colours[:, ~valid] = np.array(EMPTY, np.float32)[:, None]
-    step = max(1, int(valid.shape[0] * (part[2] - part[0]) / shape[0]))
-    rows = _centres(part[0] * valid.shape[0], part[2] * valid.shape[0], shape[0], step)
-    cols = _centres(part[1] * valid.shape[1], part[3] * valid.shape[1], shape[1], step)
-    total = np.zeros((len(colours), *shape), np.float32)
+    picture = np.zeros((3, *shape), np.float32)
+    valid = np.zeros(shape, np.bool_)
+    wanted_px = -(-PREVIEW_PX * max(scene.height, scene.width) // max(extent.height, extent.width))
+    if wanted_px <= REDUCED_PX:
+        pixels, holds = reader.read_reduced(wanted_px)
+        down, across = holds.shape[0] / scene.height, holds.shape[1] / scene.width
+        rows = _centres(extent.height * down, shape[0]) + extent.row * down
+        cols = _centres(extent.width * across, shape[1]) + extent.col * across
+        step = max(1, round(extent.height * down / shape[0]))
+        picture[:], valid[:] = _averaged(pixels[bands, ...], holds, rows, cols, step)
+    else:
+        rows, cols = _centres(extent.height, shape[0]), _centres(extent.width, shape[1])
+        step = max(1, round(extent.height / shape[0]))
+        for window in windows(extent.height, extent.width):
+            to = _inside(rows, cols, window)
+            if valid[to].size:
+                pixels, holds = reader.read(moved(window, extent))
+                at = rows[to[0]] - window.row, cols[to[1]] - window.col
+                picture[:, *to], valid[to] = _averaged(pixels[bands, ...], holds, *at, step)
+    if np.dtype(scene.dtype) != np.uint8:
+        picture = np.stack([_stretched(band, valid) for band in picture])
+    picture[:, ~valid] = np.array(EMPTY)[:, None]
+    return picture
+
+
+def _averaged(
+    pixels: NDArray[Any],
+    valid: NDArray[np.bool_],
+    rows: NDArray[np.float64],
+    cols: NDArray[np.float64],
+    step: int,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Average the valid pixels of squares of `step` px around points.
+
+    Args:
+        pixels: any type (3, height, width).
+        valid: bool (height, width).
+        rows: where the points lie along the height, px, pixel edges on integers.
+        cols: where they lie along the width.
+        step: side of the squares, px.
+
+    Returns:
+        float32 (3, rows, cols) and bool (rows, cols), True = a valid pixel was there.
+    """
+    total = np.zeros((3, rows.size, cols.size), np.float32)
+    count = np.zeros(total.shape[1:], np.float32)
     for down in range(step):
         for right in range(step):
-            at_row = np.minimum(rows + down, valid.shape[0] - 1)
-            at_col = np.minimum(cols + right, valid.shape[1] - 1)
-            total += colours[:, at_row[:, None], at_col[None, :]]
-    total /= step**2
-    return np.broadcast_to(total, (3, *shape)).copy()
+            row = np.floor(rows - step / 2 + 0.5 + down).clip(0, valid.shape[0] - 1).astype(int)
+            col = np.floor(cols - step / 2 + 0.5 + right).clip(0, valid.shape[1] - 1).astype(int)
+            holds = valid[row[:, None], col]
+            total += np.where(holds, pixels[:, row[:, None], col], 0)
+            count += holds
+    total /= np.maximum(count, 1)
+    return total, count > 0
 
 
-def _centres(start: float, stop: float, count: int, step: int) -> NDArray[np.int64]:
-    """Return the first of the `step` pixels around the centre of each of `count` equal parts."""
-    at = start + (np.arange(count) + 0.5) * ((stop - start) / count) - step / 2 + 0.5
-    first: NDArray[np.int64] = np.maximum(np.floor(at), 0).astype(np.int64)
-    return first
+def _centres(length_px: float, count: int) -> NDArray[np.float64]:
+    """Return the centres of `count` equal parts of a length, px."""
+    return (np.arange(count, dtype=np.float64) + 0.5) * (length_px / count)
 
 
-def _shown_bands(scene: Scene) -> tuple[int, ...]:
+def _inside(
+    rows: NDArray[np.float64], cols: NDArray[np.float64], window: Window
+) -> tuple[slice, slice]:
+    """Return which of the ascending `rows` and `cols` lie in a window."""
+    top, bottom = np.searchsorted(rows, (window.row, window.row_stop))
+    left, right = np.searchsorted(cols, (window.col, window.col_stop))
+    return slice(int(top), int(bottom)), slice(int(left), int(right))
+
+
+def _shown_bands(scene: Scene) -> list[int]:
+    """Return the positions of red, green and blue, or of what stands for them."""
     names = [band.name for band in scene.bands]
     if {"red", "green", "blue"} <= set(names):
-        return tuple(names.index(name) for name in ("red", "green", "blue"))
-    return (0, 1, 2) if len(names) >= 3 else (0,)
+        return [names.index(name) for name in ("red", "green", "blue")]
+    return [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
 
 
-def _stretched(band: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return a band as float32 0…255; other types than uint8 from their 2nd to 98th percentile."""
-    values = band.astype(np.float32)
-    if band.dtype == np.uint8 or not valid.any():
-        return values
-    low, high = np.percentile(values[valid], (2, 98))
-    scale = 255 / max(float(high - low), 1e-12)
-    stretched: NDArray[np.float32] = np.nan_to_num((values - low) * np.float32(scale))
+def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return a band with its 2nd to 98th percentile on 0…255, float32."""
+    if not valid.any():
+        return band
+    low, high = np.percentile(band[valid], (2, 98))
+    factor = np.float32(255 / max(float(high - low), 1e-12))
+    stretched: NDArray[np.float32] = (band - np.float32(low)) * factor
     return stretched.clip(0, 255)
 
 
 def _reduced_mask(result: MaskReader, extent: Window, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the mask value at the centre of every preview pixel, uint8 of `shape`."""
-    rows = ((np.arange(shape[0]) + 0.5) * (extent.height / shape[0])).astype(np.int64)
-    cols = ((np.arange(shape[1]) + 0.5) * (extent.width / shape[1])).astype(np.int64)
+    rows, cols = _centres(extent.height, shape[0]), _centres(extent.width, shape[1])
     reduced = np.full(shape, NODATA, np.uint8)
     for window in windows(extent.height, extent.width):
-        top, bottom = np.searchsorted(rows, (window.row, window.row_stop))
-        left, right = np.searchsorted(cols, (window.col, window.col_stop))
-        if top < bottom and left < right:
-            mask = result.read_mask(moved(window, extent))
-            picked = mask[rows[top:bottom, None] - window.row, cols[None, left:right] - window.col]
-            reduced[top:bottom, left:right] = picked
+        to = _inside(rows, cols, window)
+        if reduced[to].size:
+            row, col = rows[to[0]].astype(int) - window.row, cols[to[1]].astype(int) - window.col
+            reduced[to] = result.read_mask(moved(window, extent))[row[:, None], col]
     return reduced
 
 
