@@ -28,8 +28,8 @@ SPEC = ModelSpec(
     mean=(0.0,),
     std=(1.0,),
 )
-EXACT = Geometry(multiple_px=16, halo_px=96, reason=None, bytes_per_px=100.0)
-BLENDED = Geometry(multiple_px=16, halo_px=None, reason="it has InstanceNorm", bytes_per_px=100.0)
+EXACT = Geometry(multiple_px=16, halo_px=96, reason=None, bytes_per_px=60.0)
+BLENDED = Geometry(multiple_px=16, halo_px=None, reason="it has InstanceNorm", bytes_per_px=60.0)
 
 
 def make_scene(height=5000, width=7000):
@@ -76,14 +76,15 @@ class TestTiles:
     def test_are_large_enough_that_halos_cost_little(self):
         grid = plan_tiles(make_scene(40_000, 40_000), EXACT, TilingOptions(), 512).grid
         height, width = grid.tile_shape
-        assert len(grid) * height * width <= 1.35 * 40_000**2
+        assert len(grid) * height * width <= 1.45 * 40_000**2
 
     def test_fit_the_memory(self):
-        options = TilingOptions(memory_bytes=100_000_000)
-        tiling = plan_tiles(make_scene(), EXACT, options, 512)
-        height, width = tiling.grid.tile_shape
-        assert height * width * 100 <= 100_000_000
-        assert tiling.forward_bytes <= 100_000_000
+        huge = make_scene(40_000, 40_000)
+        large = plan_tiles(huge, EXACT, TilingOptions(memory_bytes=10**10), 512)
+        options = TilingOptions(memory_bytes=large.forward_bytes // 2)
+        small = plan_tiles(huge, EXACT, options, 512)
+        assert small.forward_bytes <= options.memory_bytes
+        assert small.grid.tile_size_px < large.grid.tile_size_px
 
     def test_are_blended_with_the_reason_where_the_network_does_not_allow_it(self):
         tiling = plan_tiles(make_scene(), BLENDED, TilingOptions(), 512)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from tilingseg.errors import ModelError, PlanError, TileError, TilingSegError
 from tilingseg.model.normalize import normalize
@@ -129,7 +130,9 @@ class TorchEngine:
         self._scaling = scaling
         self._dtype = PRECISIONS[precision]
         # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores
-        self._module = module.eval().to(self._device, memory_format=torch.channels_last)
+        self._module = convert_conv2d_weight_memory_format(
+            module.eval().to(self._device), torch.channels_last
+        )
 
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> torch.Tensor:

@@ -31,9 +31,14 @@ REGION_PX = 4096
 """Side that a region is rounded to, px: minutes of work on a CPU, some megabytes of results."""
 CHUNK_PX = 1024
 """Side that a store chunk is rounded to, px."""
+PROCESS_BYTES = 600_000_000
+"""Python with torch and GDAL and its block cache, measured, bytes."""
+FORWARD_FACTOR = 3.0
+"""Peak memory of a forward pass over its activations alone, measured: kernels borrow, and the
+allocator keeps what it has freed."""
 MAX_BATCH = 8
 """Tiles in one forward pass beyond which nothing is gained."""
-CORE_SIZES_PX = (512, 768, 1024, 1536, 2048, 3072)
+CORE_SIZES_PX = range(512, 3073, 256)
 """Tile cores that the planner compares for exact stitching, px."""
 
 
@@ -49,7 +54,7 @@ class TilingOptions:
     """How overlaps become one result; `auto`: exact where the network allows it."""
     batch_size: int | None = None
     """Tiles in one forward pass."""
-    memory_bytes: int = 640_000_000
+    memory_bytes: int = 400_000_000
     """What one forward pass may use, bytes."""
 
 
@@ -229,6 +234,41 @@ def _obstacle(scene: Scene, geometry: Geometry, options: TilingOptions) -> str |
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run will need."""
+
+    inferred_ratio: float
+    """Pixels that go through the network for each pixel of the extent."""
+    memory_bytes: int
+    """Peak memory of the process, bytes."""
+    seconds: float
+    """Time in the network on one device, seconds."""
+
+
+def estimate_run(plan: RunPlan, forward_s: float, workers: int) -> Estimate:
+    """Estimate memory and time of a plan.
+
+    Args:
+        plan: what will be done.
+        forward_s: measured time of one forward pass over a full batch, seconds.
+        workers: reader threads.
+    """
+    grid, tiling = plan.grid, plan.tiling
+    n_tiles = sum(len(row) for region in plan.regions() for row in plan.tile_rows(region))
+    height, width = grid.tile_shape
+    n_classes, n_bands = len(plan.model.spec.classes), len(plan.scene.bands)
+    item_bytes = 4 if plan.scene.dtype == "float32" else int("16" in plan.scene.dtype) + 1
+    read_bytes = (workers + 2 * tiling.batch_size) * height * width * (n_bands * item_bytes + 2)
+    band_px = min(height, plan.extent.height) * min(plan.region_px, plan.extent.width)
+    band_bytes = band_px * (3 * 4 * n_classes + 2)
+    return Estimate(
+        inferred_ratio=n_tiles * height * width / plan.extent.area,
+        memory_bytes=PROCESS_BYTES + tiling.forward_bytes + read_bytes + band_bytes,
+        seconds=n_tiles / tiling.batch_size * forward_s,
+    )
+
+
 def describe_changes(before: Any, after: Any, path: str = "") -> list[str]:
     """List the differences between two plans as JSON, `name: old → new`, deepest names first."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -280,21 +320,25 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
         size = -(-core // multiple) * multiple + overlap
         grid = _grid(scene, geometry, size, overlap)
         height, width = grid.tile_shape
-        too_large = height * width * geometry.bytes_per_px > options.memory_bytes
+        too_large = _forward_bytes(grid, geometry) > options.memory_bytes
         costs.append((too_large, len(grid) * height * width, size))
     if all(too_large for too_large, _, _ in costs):
         return min(size for _, _, size in costs)
     return min(costs)[2]
 
 
+def _forward_bytes(grid: TileGrid, geometry: Geometry) -> int:
+    height, width = grid.tile_shape
+    return int(height * width * geometry.bytes_per_px * FORWARD_FACTOR)
+
+
 def _tiling(
     grid: TileGrid, stitching: Stitching, geometry: Geometry, options: TilingOptions
 ) -> Tiling:
-    height, width = grid.tile_shape
-    tile_bytes = height * width * geometry.bytes_per_px
+    tile_bytes = _forward_bytes(grid, geometry)
     batch_size = options.batch_size
     if batch_size is None:
-        batch_size = int(max(1, min(MAX_BATCH, options.memory_bytes // tile_bytes, len(grid))))
+        batch_size = max(1, min(MAX_BATCH, options.memory_bytes // tile_bytes, len(grid)))
     elif batch_size < 1:
         raise PlanError(f"batch size must be 1 or more, got {batch_size}")
     return Tiling(
@@ -302,5 +346,5 @@ def _tiling(
         stitching=stitching,
         reason=EXACT,
         batch_size=batch_size,
-        forward_bytes=int(batch_size * tile_bytes),
+        forward_bytes=batch_size * tile_bytes,
     )

@@ -267,3 +267,8 @@ def to_json(record: Any) -> Any:
     if isinstance(record, tuple):
         return [to_json(item) for item in record]
     return record
+
+
+def tuples(value: Any) -> Any:
+    """Turn JSON arrays into tuples, at every depth: the way back from `to_json` for fields."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value

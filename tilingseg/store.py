@@ -27,7 +27,7 @@ import zarr
 
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.plan import RunPlan, describe_changes, plan_identity
-from tilingseg.records import NODATA, Georef, RegionReport, Scaling, to_json
+from tilingseg.records import NODATA, Georef, RegionReport, Scaling, to_json, tuples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from tilingseg.grid import Window
 
-FINISHED = "finished"
-"""Name of the marker that says: all outputs stand, only the report and the clean-up are left."""
+FINISHED = "run.json"
+"""The run's report while it waits: all outputs stand, only this and the clean-up are left."""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -120,14 +120,8 @@ class WorkStore:
                 f"{folder} holds an interrupted run with another plan ({'; '.join(changes[:6])}): "
                 "repeat the earlier command to finish it, or start anew with --no-resume"
             )
-        scaling = stored["scaling"]
-        return cls(
-            folder,
-            plan,
-            Scaling(
-                low=tuple(scaling["low"]), high=tuple(scaling["high"]), source=scaling["source"]
-            ),
-        )
+        scaling = Scaling(**{key: tuples(value) for key, value in stored["scaling"].items()})
+        return cls(folder, plan, scaling)
 
     @property
     def height(self) -> int:
@@ -191,17 +185,18 @@ class WorkStore:
         reports = {}
         for path in sorted((self.folder / "done").glob("*.json")):
             raw = json.loads(path.read_text(encoding="utf-8"))
-            raw["seconds"] = tuple((stage, seconds) for stage, seconds in raw["seconds"])
-            reports[int(path.stem)] = RegionReport(**raw)
+            record = RegionReport(**{key: tuples(value) for key, value in raw.items()})
+            reports[record.index] = record
         return reports
 
-    def mark_finished(self) -> None:
-        """Say that all outputs stand under their final names."""
-        write_whole(self.folder / FINISHED, "")
+    def mark_finished(self, report: str) -> None:
+        """Keep the run's report: from here on all outputs stand under their final names."""
+        write_whole(self.folder / FINISHED, report)
 
-    def is_finished(self) -> bool:
-        """Tell whether all outputs stand and only the report and the clean-up were left."""
-        return (self.folder / FINISHED).exists()
+    def finished_report(self) -> str | None:
+        """Return the report that waits for its place; None: outputs are still missing."""
+        path = self.folder / FINISHED
+        return path.read_text(encoding="utf-8") if path.exists() else None
 
     def remove(self) -> None:
         """Delete the store."""

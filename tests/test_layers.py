@@ -1,0 +1,108 @@
+"""The import diagram, as a table: this test *is* the architecture.
+
+`MAY_IMPORT` lists, for each room, the rooms of tilingseg that it may import while the program runs
+(imports for type checkers do not count). `ONLY_IN` lists the rooms that may import a heavy package.
+A change of the diagram is a change of this file.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+MAY_IMPORT = {
+    "errors": set(),
+    "grid": {"errors"},
+    "records": set(),
+    "plan": {"errors", "grid", "records"},
+    "area": {"errors", "grid"},
+    "scaling": {"records"},
+    "model": {"errors", "records"},
+    "readers": {"errors", "grid", "records"},
+    "infer": {"errors", "model", "records"},
+    "stitch": {"grid", "records"},
+    "store": {"errors", "plan", "records"},
+    "vectorize": {"errors", "grid", "records"},
+    "features": {"errors", "records"},
+    "metrics": {"errors"},
+    "export": {"errors", "grid", "records"},
+    "training": {"errors", "grid", "model", "readers", "records", "metrics", "scaling"},
+    "outputs": {"errors", "export", "features", "grid", "records", "store", "vectorize"},
+    "flow": {
+        *("area", "errors", "infer", "model", "outputs", "plan", "readers", "records"),
+        *("scaling", "stitch", "store"),
+    },
+    "cli": {"errors", "features", "flow", "model", "outputs", "plan", "readers", "vectorize"},
+}
+
+ONLY_IN = {
+    "torch": {"model", "infer", "stitch", "training"},
+    "safetensors": {"model", "training"},
+    "rasterio": {"readers", "area", "vectorize", "export", "training"},
+    "zarr": {"readers", "store", "export"},
+    "dask": {"cluster"},
+    "distributed": {"cluster"},
+    "click": {"cli"},
+    "tqdm": {"cli", "training"},
+}
+
+
+def rooms():
+    for path in sorted((ROOT / "tilingseg").rglob("*.py")):
+        parts = path.relative_to(ROOT / "tilingseg").with_suffix("").parts
+        if parts != ("__init__",):
+            yield parts[0], path
+
+
+def imports_at_run_time(path):
+    """Yield the dotted names that a module imports, TYPE_CHECKING blocks left out."""
+    hidden = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            hidden |= {id(inner) for body in node.body for inner in ast.walk(body)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("room", "path"), list(rooms()), ids=lambda value: str(value))
+def test_rooms_import_only_what_the_table_allows(room, path):
+    for name in imports_at_run_time(path):
+        parts = name.split(".")
+        if parts[0] == "tilingseg":
+            target = parts[1]
+            assert target in MAY_IMPORT[room] | {room, "__version__"}, (
+                f"{room} may not import {target}"
+            )
+        assert parts[0] != "pipelines", f"{room} may not import pipelines"
+        allowed = ONLY_IN.get(parts[0])
+        assert allowed is None or room in allowed, f"{room} may not import {parts[0]}"
+
+
+def test_the_table_has_no_cycle():
+    done = set()
+    while left := {room for room in MAY_IMPORT if room not in done}:
+        ready = {room for room in left if MAY_IMPORT[room] <= done}
+        assert ready, f"cycle among {sorted(left)}"
+        done |= ready
+
+
+def test_every_room_is_in_the_table():
+    assert {room for room, _ in rooms()} <= set(MAY_IMPORT)
+
+
+def test_modules_say_what_they_are_and_stay_small():
+    for folder in ("tilingseg", "pipelines"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+            assert text.count("\n") <= 400, f"{path} has more than 400 lines"
