@@ -29,12 +29,13 @@ MAY_IMPORT = {
     "metrics": {"errors"},
     "export": {"errors", "grid", "records"},
     "training": {"errors", "grid", "model", "readers", "records", "metrics", "scaling"},
-    "outputs": {"errors", "export", "features", "grid", "records", "store", "vectorize"},
+    "outputs": {"errors", "export", "features", "plan", "records", "store", "vectorize"},
     "flow": {
         *("area", "errors", "infer", "model", "outputs", "plan", "readers", "records"),
         *("scaling", "stitch", "store"),
     },
     "cli": {"errors", "features", "flow", "model", "outputs", "plan", "readers", "vectorize"},
+    "__main__": {"cli"},
 }
 
 ONLY_IN = {

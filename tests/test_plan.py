@@ -81,7 +81,7 @@ class TestTiles:
     def test_fit_the_memory(self):
         huge = make_scene(40_000, 40_000)
         large = plan_tiles(huge, EXACT, TilingOptions(memory_bytes=10**10), 512)
-        options = TilingOptions(memory_bytes=large.forward_bytes // 2)
+        options = TilingOptions(memory_bytes=150_000_000)
         small = plan_tiles(huge, EXACT, options, 512)
         assert small.forward_bytes <= options.memory_bytes
         assert small.grid.tile_size_px < large.grid.tile_size_px

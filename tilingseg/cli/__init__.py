@@ -1,0 +1,167 @@
+"""The command line: parse, one call, print, exit code. No algorithm lives here.
+
+Exit codes: 0 done, 1 an error that is told in one line, 2 wrong usage, 130 interrupted. Results go
+to stdout, progress and errors to stderr. Everything heavy is imported inside the commands, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tilingseg import __version__
+from tilingseg.cli.options import parse_bands, parse_list, run_options, scene_options
+from tilingseg.cli.printing import (
+    Bars,
+    duration,
+    pixel_text,
+    print_model,
+    print_report,
+    print_rows,
+    print_scene,
+)
+from tilingseg.errors import TilingSegError
+
+
+def main() -> None:
+    """Run the command line; the console script calls this."""
+    try:
+        cli.main(standalone_mode=False)
+    except TilingSegError as error:
+        _fail(f"error: {error}", 1)
+    except click.exceptions.Abort:
+        _fail("interrupted; finished regions are kept, repeat the command to go on", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+EXAMPLES = """\b
+tilingseg run scene.tif          masks, polygons and a preview
+tilingseg plan scene.tif         what a run would do and need
+tilingseg info scene.tif         what is in a scene or a model
+tilingseg vectorize mask.tif     polygons from any mask raster
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=EXAMPLES,
+)
+@click.version_option(__version__, prog_name="tilingseg")
+def cli() -> None:
+    """Segment rasters too large for memory: masks and polygons without seams."""
+
+
+@cli.command()
+@click.argument("scene")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the outputs. [default: SCENE_tilingseg]",
+)
+@click.option("-f", "--overwrite", is_flag=True, help="Replace the outputs of an earlier run.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Go on with an interrupted run, or start anew."
+)
+@click.option(
+    "--formats",
+    callback=parse_list,
+    default="cog,geojson",
+    metavar="A,B",
+    help="Outputs: cog, zarr (masks); geojson, geojsonseq, gpkg, fgb, parquet (vectors).",
+)
+@click.option("--probability", is_flag=True, help="Keep the probabilities too, uint8, 255 = 1.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say what was decided and why.")
+@scene_options
+def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
+    """Segment SCENE (path or URL) and write masks, polygons and a preview.
+
+    An interrupted run goes on where it was when the same command is given again.
+    """
+    from dataclasses import replace
+
+    from tilingseg import flow
+    from tilingseg.outputs import OutputOptions
+
+    options = replace(
+        run_options(wishes),
+        outputs=OutputOptions(formats=wishes["formats"], probability=wishes["probability"]),
+        overwrite=wishes["overwrite"],
+        resume=wishes["resume"],
+    )
+    bars = Bars(quiet=quiet)
+    try:
+        report = flow.run(scene, wishes["out"], options=options, progress=bars)
+    finally:
+        bars.close()
+    if not quiet:
+        print_report(report, verbose=verbose)
+
+
+@cli.command()
+@click.argument("scene")
+@scene_options
+def plan(scene: str, **wishes: Any) -> None:
+    """Print tiles, regions, memory and time of a run; no pixel of SCENE is read."""
+    from tilingseg import flow
+
+    job = flow.prepare(scene, run_options(wishes))
+    estimate = flow.estimate(job)
+    print_scene(job)
+    tiling, grid = job.plan.tiling, job.plan.grid
+    height, width = grid.tile_shape
+    print_rows(
+        [
+            ("stitching", f"{tiling.stitching}: {tiling.reason}"),
+            (
+                "tiles",
+                f"{len(grid):,} of {height} × {width} px, overlap {grid.overlap_px} px, "
+                f"batches of {tiling.batch_size}",
+            ),
+            ("regions", f"{job.plan.n_regions:,} of {job.plan.region_px} px"),
+            ("inferred", f"{estimate.inferred_ratio:.2f} × the pixels of the scene"),
+            ("device", f"{', '.join(job.devices)}, {job.plan.model.precision}"),
+            ("memory", f"about {estimate.memory_bytes / 1e9:.1f} GB"),
+            ("time", f"about {duration(estimate.seconds)} of inference"),
+        ]
+    )
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--bands", callback=parse_bands, metavar="1,2,3", help="Bands to look at.")
+def info(path: str, bands: tuple[int, ...] | None) -> None:
+    """Print what is in a scene, or in a model (a .safetensors file or a bundled name)."""
+    from tilingseg.model.load import available_models, load_model
+    from tilingseg.readers import open_scene
+
+    if path in available_models() or path.endswith(".safetensors"):
+        print_model(load_model(path))
+        return
+    reader = open_scene(path, bands=bands)
+    scene = reader.scene
+    print_rows(
+        [
+            ("scene", scene.uri),
+            ("size", f"{scene.width:,} × {scene.height:,} px"),
+            ("bands", ", ".join(f"{band.index} {band.name}" for band in scene.bands)),
+            ("values", scene.dtype),
+            ("crs", scene.georef.crs or "none: pixel coordinates"),
+            ("pixel", pixel_text(scene.georef.gsd_m)),
+            *(("note", note) for note in scene.notes),
+        ]
+    )
+    reader.close()

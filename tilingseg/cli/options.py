@@ -1,0 +1,179 @@
+"""Flags that several commands share, and how their text becomes options of the API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tilingseg.flow import RunOptions
+
+    Command = Callable[..., None]
+
+
+def _parse_box(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4:
+        raise click.BadParameter(f"{text!r} is not minx,miny,maxx,maxy")
+    return box
+
+
+def parse_list(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    """Split `a,b` at its commas; for click."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_bands(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    """Read `1,2,3` as band numbers; for click."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of band numbers such as 1,2,3") from None
+
+
+def _parse_thresholds(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> Any:
+    thresholds = []
+    for text in texts:
+        name, sign, value = text.rpartition("=")
+        try:
+            thresholds.append((name if sign else None, float(value)))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is neither 0.5 nor road=0.4") from None
+    return tuple(thresholds)
+
+
+def _together(*options: Any) -> Callable[[Command], Command]:
+    """Bundle options that several commands share."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+scene_options = _together(
+    click.option("--model", default="buildings-roads", metavar="NAME|FILE", help="Model to use."),
+    click.option("--model-sha256", metavar="HEX", help="Refuse a model file with another hash."),
+    click.option(
+        "--bands",
+        callback=parse_bands,
+        metavar="1,2,3",
+        help="Bands in the model's order. [default: matched by name, else the first ones]",
+    ),
+    click.option(
+        "--gsd",
+        type=float,
+        metavar="METRES",
+        help="Pixel size that the network sees, on the ground. [default: the model's]",
+    ),
+    click.option(
+        "--pixel-size",
+        type=float,
+        metavar="METRES",
+        help="Pixel size of a scene that does not say its own.",
+    ),
+    click.option(
+        "--bbox",
+        callback=_parse_box,
+        metavar="MINX,MINY,MAXX,MAXY",
+        help="Area of interest in the scene's CRS; pixels where it has none.",
+    ),
+    click.option(
+        "--aoi",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Area of interest: polygons of a vector file in any CRS.",
+    ),
+    click.option(
+        "--classes", callback=parse_list, metavar="A,B", help="Classes to keep. [default: all]"
+    ),
+    click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        callback=_parse_thresholds,
+        metavar="P|CLASS=P",
+        help="Least probability; may repeat. [default: the model's]",
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="auto, cpu, cuda, cuda:1, mps; several share the scene.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+        default="auto",
+        help="Arithmetic of the network.",
+    ),
+    click.option(
+        "--tile-size",
+        type=click.IntRange(1),
+        metavar="PX",
+        help="Side of a tile. [default: what costs least]",
+    ),
+    click.option(
+        "--overlap",
+        type=click.IntRange(0),
+        metavar="PX",
+        help="Pixels that neighbouring tiles share. [default: what the network needs]",
+    ),
+    click.option(
+        "--blend",
+        type=click.Choice(["auto", "exact", "hann"]),
+        default="auto",
+        help="How tiles become one: exact cores, or blended where the network needs it.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Tiles in one forward pass. [default: what fits]",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1), default=2, help="Threads that read, for each device."
+    ),
+)
+
+
+def run_options(wishes: dict[str, Any]) -> RunOptions:
+    """Turn the parsed flags of `scene_options` into options of the API."""
+    from tilingseg.flow import RunOptions
+    from tilingseg.plan import TilingOptions
+
+    return RunOptions(
+        model=wishes["model"],
+        model_sha256=wishes["model_sha256"],
+        bands=wishes["bands"],
+        gsd_m=wishes["gsd"],
+        pixel_m=wishes["pixel_size"],
+        box=wishes["bbox"],
+        area_file=wishes["aoi"],
+        classes=wishes["classes"],
+        thresholds=wishes["thresholds"],
+        tiling=TilingOptions(
+            tile_size_px=wishes["tile_size"],
+            overlap_px=wishes["overlap"],
+            blend=wishes["blend"],
+            batch_size=wishes["batch_size"],
+        ),
+        device=wishes["device"],
+        precision=wishes["precision"],
+        workers=wishes["workers"],
+    )
