@@ -4,7 +4,8 @@ Areas and lengths are those on the WGS84 ellipsoid, whatever the CRS: a square m
 is not one, and degrees are no unit of length. They are computed for all coordinates of a batch at
 once: areas in the cylindrical equal-area projection, lengths by the local radii of curvature at an
 edge's middle. On edges of up to a kilometre, where longer ones are divided, both agree with
-geodesics to a few parts in ten million.
+geodesics to a few parts in ten million; the usual geodesic polygon area is off by up to 0.1 m² a
+vertex, which for a roof is a lot.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ BATCH = 2048
 LONGEST_EDGE_M = 1000.0
 """Edges are divided to this length before they are projected: a straight line on the map is curved
 in degrees, by 3 cm in the middle of a kilometre at 55° of latitude."""
+LONGEST_EDGE_DEG = 10.0
+"""The same for scenes in degrees, whose edges are not curved."""
 
 _ELLIPSOID = pyproj.Geod(ellps="WGS84")
 _A, _E2 = _ELLIPSOID.a, _ELLIPSOID.es
@@ -115,7 +118,13 @@ def _affine(geometries: NDArray[np.object_], transform: Affine6) -> NDArray[np.o
 def _project(
     pixels: NDArray[np.object_], georef: Georef, project: pyproj.Transformer
 ) -> NDArray[np.object_]:
-    if georef.pixel_m is not None:
+    """Return geometries in degrees, their long edges divided."""
+    a, b, _, d, e, _ = georef.transform
+    if project.source_crs is not None and project.source_crs.is_geographic:
+        # Straight in degrees already; only the way around the globe must stay clear.
+        longest_px = LONGEST_EDGE_DEG / max(math.hypot(a, d), math.hypot(b, e))
+        pixels = shapely.segmentize(pixels, longest_px)
+    elif georef.pixel_m is not None:
         pixels = shapely.segmentize(pixels, LONGEST_EDGE_M / max(georef.pixel_m))
 
     def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -112,7 +112,7 @@ def _read_strips(
                 is_last=top + min(first + strip_px, height) == mask.height,
                 probability=None if probability is None else probability[part],
             )
-            above = inside[part][-1]
+            above = inside[part][-1].copy()  # a view would keep the whole band
 
 
 def _shapes(

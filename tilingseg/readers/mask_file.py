@@ -1,0 +1,247 @@
+"""Class masks from raster files: what `tilingseg vectorize` reads.
+
+A mask that this project wrote names its classes in a tag and is taken by its word. Any other raster
+of whole numbers is a mask too: 0 and whatever the file declares invalid are not classes, and every
+other value that occurs is one. To know them, such a file is read once from end to end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from tilingseg.errors import SceneError
+from tilingseg.grid import Window
+from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
+from tilingseg.readers.gdal_layout import refuse_container
+from tilingseg.readers.georef import locate
+from tilingseg.readers.physical import physical_pixel_m
+from tilingseg.readers.source import ReadOptions
+from tilingseg.records import BACKGROUND, NODATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from tilingseg.readers.gdal_access import GdalTarget
+    from tilingseg.records import Georef
+
+CLASSES_TAG = "TILINGSEG_CLASSES"
+"""JSON object in the file's metadata: mask value → class name."""
+MAX_CLASSES = NODATA - 1
+_SCAN_ROWS_PX = 512
+
+
+def open_mask(uri: str | os.PathLike[str], *, pixel_m: float | None = None) -> MaskFile:
+    """Open a class mask.
+
+    Args:
+        uri: path or URL of a raster with one band of whole numbers (and perhaps an alpha band).
+        pixel_m: ground or physical pixel size, metres, where the file is silent or wrong.
+
+    Raises:
+        SceneError: it cannot be opened or read, or is no class mask.
+    """
+    target = locate_target(os.fspath(uri))
+    dataset = open_dataset(target)
+    try:
+        _refuse_other_rasters(target.uri, dataset)
+        stored = _Stored(target, dataset)
+        legend = _legend_of_tag(target.uri, dataset) or _legend_of_values(stored)
+        return MaskFile(stored, _georef(target.uri, dataset, pixel_m), legend)
+    except SceneError:
+        dataset.close()
+        raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Legend:
+    """Which stored values are classes."""
+
+    values: tuple[int, ...]
+    """Ascending; value k is mask value k + 1."""
+    names: tuple[str, ...]
+    """Class names in the same order."""
+    nodata: int | None = None
+    """A value that means nodata although the file does not declare it."""
+
+
+class _Stored:
+    """An open file, for one thread at a time."""
+
+    def __init__(self, target: GdalTarget, dataset: Any) -> None:
+        self.uri = target.uri
+        self.dataset = dataset
+        self._target = target
+        self._lock = threading.Lock()
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return the stored values, and which pixels the file declares valid."""
+        area = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            with self._lock, gdal_settings(self._target):
+                values = self.dataset.read(1, window=area)
+                valid = self.dataset.read_masks(1, window=area) != 0
+        except RasterioError as error:
+            raise SceneError(
+                f"{self.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
+                f"({reason_of(error)}); the file may be truncated or damaged"
+            ) from error
+        return values, valid
+
+    def windows(self) -> Iterator[Window]:
+        """Yield bands of rows that cover the file and read every block once."""
+        height, width = self.dataset.shape
+        rows = self.dataset.block_shapes[0][0]
+        rows *= max(1, _SCAN_ROWS_PX // rows)
+        for row in range(0, height, rows):
+            yield Window(row=row, col=0, height=min(rows, height - row), width=width)
+
+
+class MaskFile:
+    """A class mask in a raster file: a `MaskReader` without probabilities."""
+
+    def __init__(self, stored: _Stored, georef: Georef, legend: _Legend) -> None:
+        """Take over an open file; `open_mask` is the way to get here."""
+        self._stored = stored
+        self._georef = georef
+        self._legend = legend
+
+    @property
+    def height(self) -> int:
+        """Rows, px."""
+        return int(self._stored.dataset.height)
+
+    @property
+    def width(self) -> int:
+        """Columns, px."""
+        return int(self._stored.dataset.width)
+
+    @property
+    def georef(self) -> Georef:
+        """Where the pixels lie."""
+        return self._georef
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class k is mask value k + 1."""
+        return self._legend.names
+
+    def read_mask(self, window: Window) -> NDArray[np.uint8]:
+        """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`.
+
+        Raises:
+            SceneError: the window cannot be read, or holds a value that the legend does not name.
+        """
+        stored, valid = self._stored.read(window)
+        if self._legend.nodata is not None:
+            valid &= stored != self._legend.nodata
+        index = _positions(stored, (BACKGROUND, *self._legend.values))
+        unknown = valid & (index < 0)
+        if unknown.any():
+            raise SceneError(
+                f"{self._stored.uri} holds the value {stored[unknown][0]}, which its tag "
+                f"{CLASSES_TAG} does not name; correct the tag or remove it"
+            )
+        return np.where(valid, index, NODATA).astype(np.uint8)
+
+    def read_probability(self, class_index: int, window: Window) -> None:
+        """Return None: a mask file keeps no probabilities."""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stored.dataset.close()
+
+
+def _positions(stored: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.int16]:
+    """Return where in ascending `values` each stored value is found; −1: nowhere."""
+    if stored.dtype.itemsize <= 2:  # a table of all possible values is ten times faster
+        unsigned = f"u{stored.dtype.itemsize}"
+        table = np.full(1 << 8 * stored.dtype.itemsize, -1, dtype=np.int16)
+        table[np.array(values).astype(stored.dtype).view(unsigned)] = range(len(values))
+        found: NDArray[np.int16] = table[stored.view(unsigned)]
+        return found
+    place = np.minimum(np.searchsorted(values, stored), len(values) - 1)
+    return np.where(np.array(values)[place] == stored, place, -1).astype(np.int16)
+
+
+def _refuse_other_rasters(uri: str, dataset: Any) -> None:
+    refuse_container(dataset, uri)
+    n_data = sum(kind is not ColorInterp.alpha for kind in dataset.colorinterp)
+    if n_data != 1:
+        raise SceneError(f"{uri} has {n_data} bands; a class mask has one")
+    dtype = np.dtype(dataset.dtypes[0])
+    if dtype.kind not in "iu":
+        raise SceneError(
+            f"{uri} holds {dtype} values; a class mask holds whole numbers, one for each class "
+            "(cut probabilities at a threshold first)"
+        )
+
+
+def _legend_of_tag(uri: str, dataset: Any) -> _Legend | None:
+    text = dataset.tags().get(CLASSES_TAG)
+    if text is None:
+        return None
+    try:
+        names = {int(value): str(name) for value, name in json.loads(text).items()}
+    except (ValueError, AttributeError) as error:
+        raise SceneError(f"{uri}: the tag {CLASSES_TAG} is no JSON object of values") from error
+    values = tuple(sorted(value for value in names if value != BACKGROUND))
+    if values and values[-1] > np.iinfo(dataset.dtypes[0]).max:
+        raise SceneError(
+            f"{uri}: the tag {CLASSES_TAG} names {values[-1]}, which no pixel can hold"
+        )
+    return _checked(uri, _Legend(values=values, names=tuple(names[value] for value in values)))
+
+
+def _legend_of_values(stored: _Stored) -> _Legend:
+    """Find out which values occur."""
+    found: set[int] = set()
+    for window in stored.windows():
+        pixels, valid = stored.read(window)
+        if pixels.dtype == np.uint8:
+            found.update(np.flatnonzero(np.bincount(pixels[valid], minlength=256)).tolist())
+        else:
+            found.update(np.unique(pixels[valid]).tolist())
+        if len(found) > MAX_CLASSES + 2:
+            break  # no need to read on: this is no class mask
+    found.discard(BACKGROUND)
+    # 255 is the usual "not labelled" beside classes, and the usual white of a mask in black and
+    # white.
+    nodata = NODATA if NODATA in found and len(found) > 1 else None
+    values = tuple(sorted(value for value in found if value != nodata))
+    names = tuple(f"class_{value}" for value in values)
+    return _checked(stored.uri, _Legend(values=values, names=names, nodata=nodata))
+
+
+def _checked(uri: str, legend: _Legend) -> _Legend:
+    if len(legend.values) > MAX_CLASSES:
+        raise SceneError(
+            f"{uri} holds more than {MAX_CLASSES} different values; a class mask has one value for "
+            "each class (is it a picture, or a number for each object?)"
+        )
+    if legend.values and legend.values[0] < BACKGROUND:
+        raise SceneError(
+            f"{uri} holds the value {legend.values[0]}; classes are numbers above 0, so declare it "
+            "as nodata (gdal_edit.py -a_nodata …) or replace it"
+        )
+    return legend
+
+
+def _georef(uri: str, dataset: Any, pixel_m: float | None) -> Georef:
+    a, b, c, d, e, f = (float(number) for number in dataset.transform[:6])
+    is_placed = bool(dataset.crs) and not dataset.transform.is_identity
+    crs = dataset.crs.to_wkt() if is_placed else None
+    georef = locate(crs, (a, b, c, d, e, f), dataset.shape, ReadOptions(pixel_m=pixel_m), uri)
+    if georef.pixel_m is None and crs is None:
+        return replace(georef, pixel_m=physical_pixel_m(dataset.tags()))
+    return georef

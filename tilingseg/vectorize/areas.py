@@ -1,0 +1,86 @@
+"""Classes that are neither buildings nor roads: outlines along pixel edges, or simplified.
+
+Filters come after tracing, hence after everything has been joined over seams: a shape is small or
+large by itself, never because of how the scene was cut. Shapes that are left out are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from tilingseg.errors import VectorizeError
+from tilingseg.records import Feature
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Iterator
+
+    from tilingseg.records import MaskReader, Shape
+
+SMALL_SHAPE = "shapes below the minimum area"
+_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AreaOptions:
+    """What becomes of a traced shape."""
+
+    simplify_px: float = 0.0
+    """Farthest that an outline may move, px; 0: it follows the pixel edges."""
+    min_area_m2: float = 0.0
+    """Smaller shapes are left out, m² by the pixel size at the scene's centre (px² where it is not
+    known)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing.
+
+        Raises:
+            VectorizeError: with the option and its value.
+        """
+        for name in ("simplify_px", "min_area_m2"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise VectorizeError(f"{name} must be 0 or more, got {value}")
+
+
+def areas(
+    shapes: Iterable[Shape],
+    mask: MaskReader,
+    options: AreaOptions | None = None,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Feature]:
+    """Turn the traced shapes of one class into features.
+
+    Args:
+        shapes: of one mask value.
+        mask: that they were traced from.
+        options: simplification and smallest area.
+        left_out: counts, with the reason, the shapes that give no feature.
+
+    Yields:
+        Valid polygons in pixel coordinates, in the order of their shapes. Simplified ones keep
+        their holes inside and apart, and vanish no more than exact ones do.
+    """
+    options = options or AreaOptions()
+    pixel_m = mask.georef.pixel_m or (1.0, 1.0)
+    min_area_px2 = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
+    iterator = iter(shapes)
+    while batch := list(islice(iterator, _BATCH)):
+        large = [shape for shape in batch if shape.polygon.area >= min_area_px2]
+        if left_out is not None and len(large) < len(batch):
+            left_out[SMALL_SHAPE] += len(batch) - len(large)
+        polygons = np.array([shape.polygon for shape in large], dtype=np.object_)
+        if options.simplify_px:
+            # Topology-preserving: no ring crosses itself or another one.
+            polygons = shapely.simplify(polygons, options.simplify_px, preserve_topology=True)
+        for shape, polygon in zip(large, polygons, strict=True):
+            yield Feature(
+                class_name=mask.classes[shape.value - 1],
+                geometry=polygon,
+                confidence=shape.confidence,
+            )
