@@ -36,7 +36,7 @@ from tilingseg.vectorize.gaps import join_gaps
 from tilingseg.vectorize.junctions import lead_to_border, place_junctions, straighten_ends
 from tilingseg.vectorize.lines import Line, Lines
 from tilingseg.vectorize.network import path_length, trace_network
-from tilingseg.vectorize.roads import ground_pixel
+from tilingseg.vectorize.roads import SMALL_AREA, SMALL_HOLE, ground_pixel
 from tilingseg.vectorize.skeleton import SkeletonLimits, SkeletonPixels, skeleton_pixels
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from tilingseg.vectorize.network import Network
     from tilingseg.vectorize.roads import RoadOptions
 
-SMALL_AREA = "pieces of road below the minimum area"
-SMALL_HOLE = "holes in roads below the minimum area, filled"
 SHORT = "pieces of road below the minimum length"
 MIN_LENGTH_PX = 3
 """No shorter dead end or piece is believed, whatever the pixel size."""

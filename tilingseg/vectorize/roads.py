@@ -1,9 +1,10 @@
 """Roads as polygons, and the options that roads of both kinds share.
 
-The outline of a traced road is a staircase. It is smoothed with the two-step filter of Taubin
-(1995), "Curve and surface smoothing without shrinkage", ICCV: a Gaussian step inwards is
-followed by a slightly larger one outwards, so that bends stay as wide as they were, where plain
-averaging shaves every convex corner. Centrelines are the business of `centerlines`.
+A traced outline is a staircase. Plain averaging would straighten it and shave every bend and end;
+Taubin (1995), "Curve and surface smoothing without shrinkage", ICCV, follows each step inwards by
+one outwards. Here what the first Gaussian took away is smoothed once more and given back, which
+leaves what is longer than a few pixels as it was: area, width and bends stay.
+Centrelines are the business of `centerlines`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import shapely
+from scipy.ndimage import gaussian_filter1d
+from shapely import Polygon
+
 from tilingseg.errors import VectorizeError
+from tilingseg.records import Feature
 
 if TYPE_CHECKING:
-    from tilingseg.records import Georef
+    from collections import Counter
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from tilingseg.records import Georef, MaskReader, Shape
+
+SMALL_AREA = "pieces of road below the minimum area"
+SMALL_HOLE = "holes in roads below the minimum area, filled"
+OUTLINE_SIGMAS_PX = (2.0, 1.0)
+"""Smoothing of outlines, px: the first that leaves a polygon valid is used, or else none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +75,73 @@ class RoadOptions:
 def ground_pixel(georef: Georef) -> tuple[float, float]:
     """Return the steps along a row and a column, metres; (1, 1) where they are not known."""
     return (1.0, 1.0) if georef.pixel_m is None else georef.pixel_m
+
+
+def road_polygons(
+    shapes: Iterable[Shape],
+    mask: MaskReader,
+    options: RoadOptions,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Feature]:
+    """Yield traced road areas as valid polygons with smooth outlines, in pixel coordinates.
+
+    Args:
+        shapes: traced pieces of one or several road classes.
+        mask: where the shapes come from; gives class names and the pixel size.
+        options: `min_area_m2` and `simplify_m` apply.
+        left_out: counts, by what and why, of what was dropped; filled while features are drawn.
+    """
+    pixel_m = ground_pixel(mask.georef)
+    min_area_px = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
+    tolerance_px = 0.5 if options.simplify_m is None else options.simplify_m * 2 / sum(pixel_m)
+    for shape in shapes:
+        if shape.polygon.area < min_area_px:
+            if left_out is not None:
+                left_out[SMALL_AREA] += 1
+            continue
+        holes = [hole for hole in shape.polygon.interiors if Polygon(hole).area >= min_area_px]
+        if left_out is not None:
+            left_out[SMALL_HOLE] += len(shape.polygon.interiors) - len(holes)
+        yield Feature(
+            class_name=mask.classes[shape.value - 1],
+            geometry=smooth_polygon(Polygon(shape.polygon.exterior, holes), tolerance_px),
+            confidence=shape.confidence,
+        )
+
+
+def smooth_polygon(polygon: Polygon, tolerance_px: float) -> Polygon:
+    """Replace the staircases of a traced polygon by smooth outlines of the same area.
+
+    Args:
+        polygon: valid, along pixel edges, in px.
+        tolerance_px: farthest that a vertex left out may lie from the new outline, px.
+
+    Returns:
+        A valid polygon with the same holes; `polygon` itself where smoothing would make rings
+        cross, as in pieces one pixel wide.
+    """
+    for sigma_px in OUTLINE_SIGMAS_PX:
+        rings = [_smooth_ring(ring, sigma_px) for ring in (polygon.exterior, *polygon.interiors)]
+        smooth = Polygon(rings[0], rings[1:])
+        if not smooth.is_valid:
+            continue
+        simple = shapely.simplify(smooth, tolerance_px, preserve_topology=True)
+        if simple.is_valid and not simple.is_empty:
+            return simple
+    return polygon
+
+
+def _smooth_ring(ring: shapely.LinearRing, sigma_px: float) -> NDArray[np.float64]:
+    """Smooth a closed ring along pixel edges; (n, 2) x and y, px, not closed."""
+    corners = shapely.get_coordinates(ring)
+    sides = np.abs(corners[1:] - corners[:-1]).sum(axis=1)
+    # The middles of pixel edges lie evenly on both sides of the true outline; corners do not.
+    at = np.arange(round(float(sides.sum()))) + 0.5
+    along = np.concatenate([[0.0], np.cumsum(sides)])
+    points = np.column_stack([np.interp(at, along, corners[:, axis]) for axis in (0, 1)])
+    sigma = min(sigma_px, len(points) / 16)
+    once = gaussian_filter1d(points, sigma, axis=0, mode="wrap")
+    smooth: NDArray[np.float64] = once + gaussian_filter1d(
+        points - once, sigma, axis=0, mode="wrap"
+    )
+    return smooth
