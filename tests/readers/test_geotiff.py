@@ -559,3 +559,10 @@ def test_bounds_of_every_band_are_read_in_one_call(tmp_path, monkeypatch):
     monkeypatch.setattr(rasterio.io.DatasetReader, "read", counted, raising=False)
     reader.read(Window(row=0, col=0, height=9, width=9))
     assert calls == [[3, 1]]
+
+
+def test_too_few_control_points_are_refused(tmp_path):
+    gcps = [GroundControlPoint(row=0, col=0, x=0, y=0), GroundControlPoint(row=9, col=0, x=0, y=9)]
+    path = write(tmp_path / "scene.tif", random_pixels(), transform=None, gcps=gcps)
+    with pytest.raises(SceneError, match=r"control points cannot be used.*gdalwarp"):
+        open_scene(path)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import rasterio
 import rasterio.env
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 
 from tilingseg.errors import SceneError
@@ -61,6 +62,9 @@ _FILE_SYSTEMS = {
     "gs": "/vsigs/",
     "az": "/vsiaz/",
 }
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+"""What rasterio raises when GDAL fails: some calls translate GDAL's own exceptions, some do not."""
 
 _opening = threading.Lock()
 
@@ -145,7 +149,7 @@ def open_dataset(target: GdalTarget, **options: Any) -> Any:
             gdal_settings(target, **_OPENING),
         ):
             return rasterio.open(target.path, **options)
-    except (RasterioIOError, RasterioError) as error:
+    except GDAL_ERRORS as error:
         raise SceneError(_why_not_open(target, error)) from error
 
 
@@ -175,6 +179,8 @@ def _why_not_open(target: GdalTarget, error: Exception) -> str:
         if Path(target.path).is_dir():
             return f"{target.uri} is a folder, and neither Zarr nor a raster format of GDAL"
         return f"{target.uri} is no raster in a format that GDAL {rasterio.__gdal_version__} reads"
+    if "response code: 404" in reason:
+        return f"{target.uri}: the server has no such file (HTTP 404)"
     if target.is_remote:
         return f"{target.uri} cannot be reached: {reason}"
     return f"{target.uri} cannot be opened: {reason}"

@@ -18,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from tilingseg.errors import SceneError
-from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
+from tilingseg.readers.gdal_access import (
+    GDAL_ERRORS,
+    gdal_settings,
+    locate_target,
+    open_dataset,
+    reason_of,
+)
 from tilingseg.readers.gdal_layout import describe, refuse_container
 from tilingseg.readers.source import as_delivered
 from tilingseg.readers.validity import holds_data
@@ -43,7 +48,15 @@ class _Handle:
     def __init__(self, target: GdalTarget, overview: int | None = None) -> None:
         options = {} if overview is None else {"OVERVIEW_LEVEL": overview}
         self.stored = open_dataset(target, **options)
-        self.dataset = _straightened(self.stored, target)
+        try:
+            with gdal_settings(target):
+                self.dataset = _straightened(self.stored, target)
+        except GDAL_ERRORS as error:
+            self.stored.close()
+            raise SceneError(
+                f"{target.uri}: its ground control points cannot be used ({reason_of(error)}); "
+                "georeference it with gdalwarp first"
+            ) from error
 
     def close(self) -> None:
         self.dataset.close()
@@ -86,7 +99,7 @@ class GdalSource:
             with gdal_settings(layout.target):
                 stored = dataset.read(list(layout.reads), window=area)
                 mask = self._read_mask(dataset, area)
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise SceneError(
                 f"{layout.target.uri}: rows {window.row}…{window.row_stop - 1}, columns "
                 f"{window.col}…{window.col_stop - 1} cannot be read ({reason_of(error)}); "
@@ -142,7 +155,7 @@ def open_gdal(uri: str, options: ReadOptions) -> GdalSource:
     try:
         with gdal_settings(target):
             return GdalSource(describe(handle.dataset, target, options))
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         raise SceneError(f"{uri} cannot be opened: {reason_of(error)}") from error
     finally:
         handle.close()
