@@ -131,8 +131,10 @@ def test_an_extent_is_cut_out_with_its_place(tmp_path, data):
         write(tmp_path / "r.tif", result, extent)
         with rasterio.open(tmp_path / "r.tif") as dataset:
             np.testing.assert_array_equal(dataset.read(), pixels)
-            expected = Affine(*turned.transform) @ (col + 3.0, row + 2.0)
-            assert dataset.transform @ (3.0, 2.0) == pytest.approx(expected)
+            a, b, c, d, e, f = turned.transform
+            x, y = col + 3, row + 2
+            expected = a * x + b * y + c, d * x + e * y + f
+            assert dataset.xy(2, 3, offset="ul") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -68,6 +68,18 @@ def test_outlines_lie_on_the_pixels_of_their_scene(tmp_path):
     np.testing.assert_array_equal(np.nonzero(changed[5])[0], np.arange(5, 16))
 
 
+def test_outlines_fade_where_they_would_hide_everything(tmp_path, monkeypatch):
+    result = ArrayResult(600, 900)
+    result.mask[:] = 0
+    reader = ArrayReader(np.zeros((3, 600, 900), np.uint8))
+    levels = []
+    for side_px in (900, 150, 75):
+        monkeypatch.setattr(preview, "PREVIEW_PX", side_px)
+        write_preview(tmp_path / "p.png", reader, result, result.whole, [box(90, 90, 200, 200)])
+        levels.append(shown(tmp_path / "p.png").max())
+    assert levels == [255, 128, 64]
+
+
 @pytest.mark.parametrize("reduced_px", [1000, 50], ids=["read reduced", "read by window"])
 def test_large_scenes_are_reduced_and_stay_in_place(tmp_path, monkeypatch, reduced_px):
     monkeypatch.setattr(preview, "PREVIEW_PX", 100)

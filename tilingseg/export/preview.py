@@ -38,6 +38,8 @@ by window at full resolution."""
 TINT = 0.45
 """Share of the class colour in a tinted pixel, 0…1."""
 OUTLINE = (255, 255, 255)
+OUTLINE_SHRINK = 3.0
+"""Outlines fade where more scene pixels than this fall on one: they would hide small objects."""
 EMPTY = (236, 236, 236)
 """Colour of what holds no data."""
 OUTLINES_AT_ONCE = 10_000
@@ -72,7 +74,9 @@ def write_preview(
         colour = np.array(class_colour(k), np.float32)[:, None]
         picture[:, where] = (1 - TINT) * picture[:, where] + TINT * colour
     picture[:, mask == NODATA] = (picture[:, mask == NODATA] + np.array(EMPTY)[:, None]) / 2
-    picture[:, _drawn(outlines, extent, shape)] = np.array(OUTLINE)[:, None]
+    drawn = _drawn(outlines, extent, shape)
+    weight = min(1.0, OUTLINE_SHRINK / shrink)
+    picture[:, drawn] += weight * (np.array(OUTLINE)[:, None] - picture[:, drawn])
     with whole(path) as part:
         part.write_bytes(_png(np.moveaxis(np.rint(picture).astype(np.uint8), 0, -1)))
 
