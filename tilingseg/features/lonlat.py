@@ -107,8 +107,7 @@ def _region(ring: BaseGeometry) -> BaseGeometry:
 def _unroll(line: BaseGeometry) -> NDArray[np.float64]:
     """Return the points of a line with each longitude within 180° of the one before."""
     points = _part_meridians_at_pole(shapely.get_coordinates(line))
-    steps = (np.diff(points[:, 0]) + 180) % 360 - 180
-    points[1:, 0] = points[0, 0] + np.cumsum(steps)
+    points[1:, 0] -= 360 * np.cumsum(np.round(np.diff(points[:, 0]) / 360))
     return points
 
 
