@@ -1,0 +1,180 @@
+"""What training minimises, where labels say something and nowhere else.
+
+Labels are per class: 1 the class, 0 not the class, `UNKNOWN` no statement. A source that labels
+roads alone says nothing about buildings, and counting its houses as background teaches the network
+to miss them. So every loss takes the mask of known labels and leaves the rest out of sums and of
+counts.
+
+Cross-entropies average over known pixels of all classes. Overlap losses (Dice, Tversky) are
+computed for each class over the whole batch: for a rare class a single window often holds no
+positive pixel, and its overlap would be undefined or noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tilingseg.errors import TrainingError
+
+UNKNOWN = 255
+"""Label of a pixel about which nothing is said, for one class."""
+
+LossKind = Literal["bce", "bce_dice", "focal", "tversky", "ce", "ce_dice"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOptions:
+    """Which loss, with its constants."""
+
+    kind: LossKind = "bce_dice"
+    """`bce`, `bce_dice`, `focal`, `tversky` for sigmoid; `ce`, `ce_dice` for softmax."""
+    dice_share: float = 0.5
+    """Weight of Dice in the mixed losses, 0…1; the cross-entropy has the rest."""
+    focal_gamma: float = 2.0
+    """How strongly pixels that are already right are weighed down."""
+    tversky_alpha: float = 0.3
+    """Weight of false positives."""
+    tversky_beta: float = 0.7
+    """Weight of false negatives."""
+    class_weights: tuple[float, ...] = ()
+    """Weight of each class; empty: all 1."""
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, options: LossOptions) -> Tensor:
+    """Compute the loss of one batch.
+
+    Args:
+        logits: float (n, outputs, height, width); for `ce` kinds the background comes first.
+        labels: uint8 (n, classes, height, width): 0, 1 or `UNKNOWN`.
+        options: kind and constants.
+
+    Returns:
+        float32 scalar; 0 with a gradient of 0 when nothing is known.
+
+    Raises:
+        TrainingError: the number of outputs does not fit the labels, or of weights the classes.
+    """
+    logits = logits.float()
+    n_classes, softmax = labels.shape[1], options.kind in ("ce", "ce_dice")
+    if logits.shape[1] != n_classes + softmax:
+        raise TrainingError(
+            f"loss {options.kind!r} needs {n_classes + softmax} outputs for {n_classes} classes, "
+            f"the network has {logits.shape[1]}"
+        )
+    if options.class_weights and len(options.class_weights) != n_classes:
+        raise TrainingError(
+            f"{len(options.class_weights)} class weights do not fit {n_classes} classes"
+        )
+    weights = logits.new_tensor(options.class_weights or (1.0,) * n_classes)
+    known = labels != UNKNOWN
+    target = (labels == 1).float()
+    if options.kind == "focal":
+        return focal(logits, target, known, weights=weights, gamma=options.focal_gamma)
+    if options.kind == "tversky":
+        alpha, beta = options.tversky_alpha, options.tversky_beta
+        overlap = tversky(logits.sigmoid(), target, known, alpha=alpha, beta=beta)
+        return (overlap * weights).sum() / weights.sum()
+    if softmax:
+        entropy = cross_entropy(logits, target, known, weights=weights)
+        probability = logits.softmax(dim=1)[:, 1:]
+    else:
+        entropy = binary_cross_entropy(logits, target, known, weights=weights)
+        probability = logits.sigmoid()
+    if options.kind in ("bce", "ce"):
+        return entropy
+    overlap = (dice(probability, target, known) * weights).sum() / weights.sum()
+    return (1 - options.dice_share) * entropy + options.dice_share * overlap
+
+
+def binary_cross_entropy(
+    logits: Tensor, target: Tensor, known: Tensor, *, weights: Tensor
+) -> Tensor:
+    """Mean of -log p(label) over known labels, each class by its weight.
+
+    Args:
+        logits: float32 (n, classes, height, width).
+        target: float32, same shape, 0 or 1.
+        known: bool, same shape.
+        weights: float32 (classes,).
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return _weighted_mean(loss, known, weights)
+
+
+def focal(
+    logits: Tensor, target: Tensor, known: Tensor, *, weights: Tensor, gamma: float
+) -> Tensor:
+    """Binary cross-entropy times (1 - p(label))^gamma: Lin et al. 2017.
+
+    Args:
+        logits: float32 (n, classes, height, width).
+        target: float32, same shape, 0 or 1.
+        known: bool, same shape.
+        weights: float32 (classes,).
+        gamma: at least 0; 0 is the cross-entropy.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return _weighted_mean(entropy * (1 - torch.exp(-entropy)) ** gamma, known, weights)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, known: Tensor, *, weights: Tensor) -> Tensor:
+    """Softmax cross-entropy over background and classes, where all classes are known.
+
+    Args:
+        logits: float32 (n, 1 + classes, height, width).
+        target: float32 (n, classes, height, width), 0 or 1; the first class that is 1 counts.
+        known: bool, as `target`.
+        weights: float32 (classes,); the background weighs 1.
+    """
+    index = torch.where(target.any(dim=1), target.argmax(dim=1) + 1, 0)  # (n, h, w)
+    each = torch.cat((weights.new_ones(1), weights))[index] * known.all(dim=1)
+    loss = F.cross_entropy(logits, index, reduction="none")
+    return (loss * each).sum() / each.sum().clamp(min=1e-6)
+
+
+def dice(probability: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """1 - 2·Σpt / (Σp + Σt) for each class over the batch: Milletari et al. 2016.
+
+    Args:
+        probability: float32 (n, classes, height, width) in 0…1.
+        target: float32, same shape, 0 or 1.
+        known: bool, same shape.
+
+    Returns:
+        float32 (classes,); 0 for a class of which nothing is known.
+    """
+    return tversky(probability, target, known, alpha=0.5, beta=0.5)
+
+
+def tversky(
+    probability: Tensor, target: Tensor, known: Tensor, *, alpha: float, beta: float
+) -> Tensor:
+    """1 - TP / (TP + alpha·FP + beta·FN) for each class over the batch: Salehi et al. 2017.
+
+    Args:
+        probability: float32 (n, classes, height, width) in 0…1.
+        target: float32, same shape, 0 or 1.
+        known: bool, same shape.
+        alpha: weight of false positives.
+        beta: weight of false negatives.
+
+    Returns:
+        float32 (classes,); 0 for a class of which nothing is known.
+    """
+    axes = (0, 2, 3)
+    hit = (probability * target * known).sum(axes)
+    false = (probability * (1 - target) * known).sum(axes)
+    missed = ((1 - probability) * target * known).sum(axes)
+    # One pixel of smoothing keeps a class without a positive pixel from dividing by nothing.
+    overlap = (hit + 1) / (hit + alpha * false + beta * missed + 1)
+    return (1 - overlap) * known.any(dim=(3)).any(dim=2).any(dim=0)
+
+
+def _weighted_mean(loss: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+    each = known * weights.view(1, -1, 1, 1)
+    return (loss * each).sum() / each.sum().clamp(min=1e-6)

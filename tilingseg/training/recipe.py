@@ -1,0 +1,229 @@
+"""The recipe of a training job: a TOML file as frozen records.
+
+A key that is not known, missing or of a wrong type stops the job before a pixel is read: a typing
+error in a recipe otherwise costs a night of training with a default. Paths in a recipe are relative
+to the data folder, which the job is given, so that a recipe can be shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from tilingseg.errors import TrainingError
+from tilingseg.model.spec import ModelSpec
+from tilingseg.model.unet import UNetOptions
+from tilingseg.training.augment import AugmentOptions
+from tilingseg.training.losses import LossOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassLabel:
+    """Where the labels of one class come from, in one source."""
+
+    name: str
+    """The class."""
+    values: tuple[int, ...] | None = None
+    """Its values in the mask rasters, none where it does not occur; None: it comes from vectors."""
+    vectors: str | None = None
+    """File of polygons for each raster, as `labels/{}.geojson`; None: it comes from the masks."""
+    unlabelled: tuple[int, ...] = ()
+    """Mask values that say nothing about this class. A road is no building even where buildings
+    are not labelled: no values, and the background unlabelled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRecipe:
+    """Rasters of one origin, with the labels that they have."""
+
+    name: str
+    """Origin or region; metrics are reported under it."""
+    split: Literal["train", "validation"]
+    """Whether weights are fitted to it or measured on it; never both for one area."""
+    rasters: str
+    """Pattern of the raster files. What its `*` match fills the `{}` of the label files."""
+    classes: tuple[ClassLabel, ...]
+    """Classes that are labelled here. The others are unknown, which is not background."""
+    licence: str
+    """Origin and licence in one line; goes into the model's spec."""
+    include: tuple[str, ...] = ("*",)
+    """Patterns of file names of which one must match."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of file names that are left out."""
+    mask: str | None = None
+    """Mask raster for each raster, as `masks/{}.png`; with a georeference it may cover a part of
+    the raster, and only that part is used."""
+    unlabelled: tuple[int, ...] = (255,)
+    """Mask values that say nothing about any class."""
+    rows: tuple[float, float] = (0.0, 1.0)
+    """Part of the labelled height that is used, from top 0 to bottom 1."""
+    gsd_m: float | None = None
+    """Ground pixel size, metres, for files that do not say it."""
+    weight: float = 1.0
+    """Share of the training windows, relative to the other sources."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and how fast to learn."""
+
+    steps: int
+    """Updates of the weights."""
+    batch_size: int = 12
+    """Windows an update."""
+    window_px: int = 256
+    """Side of a window at the model's GSD, px."""
+    learning_rate: float = 1e-3
+    """Highest rate, after the warm-up; it falls along a cosine to a hundredth of that."""
+    warmup_steps: int = 100
+    """Updates over which the rate rises from 0."""
+    weight_decay: float = 1e-2
+    """AdamW's decay, applied to the kernels of convolutions alone."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.998
+    """How much of the averaged weights is kept at each update."""
+    validate_every: int = 200
+    """Updates between validations and checkpoints."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the convolutions; bfloat16 where the processor has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecipe:
+    """All that a training job is told."""
+
+    name: str
+    """Name of the model; the weights become `<name>.safetensors`."""
+    classes: tuple[str, ...]
+    """Class names in output order."""
+    bands: tuple[str, ...]
+    """Band names in input order."""
+    gsd_m: float
+    """Ground pixel size that the network works at, metres."""
+    mean: tuple[float, ...]
+    """Per band, of the values scaled to 0…1."""
+    std: tuple[float, ...]
+    """Per band, of the values scaled to 0…1."""
+    sources: tuple[SourceRecipe, ...]
+    """Where windows come from."""
+    schedule: Schedule
+    """How long and how fast to learn."""
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    """`sigmoid` where classes may be labelled in different places."""
+    network: UNetOptions = field(default_factory=UNetOptions)
+    """Variant of the network."""
+    loss: LossOptions = field(default_factory=LossOptions)
+    """What is minimised."""
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    """How training windows are varied."""
+    seed: int = 0
+    """Decides the first weights, the windows and their variation."""
+
+    def __post_init__(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            TrainingError: naming the source or key and what to do.
+        """
+        for source in self.sources:
+            for label in source.classes:
+                if label.name not in self.classes:
+                    raise TrainingError(
+                        f"source {source.name!r} labels {label.name!r}, which is not among the "
+                        f"classes {', '.join(self.classes)}"
+                    )
+                if (label.values is None) == (label.vectors is None):
+                    raise TrainingError(
+                        f"source {source.name!r}: class {label.name!r} needs mask values "
+                        "or vectors, and not both"
+                    )
+                if label.values is not None and source.mask is None:
+                    raise TrainingError(f"source {source.name!r} has mask values but no mask")
+            if not 0 <= source.rows[0] < source.rows[1] <= 1:
+                raise TrainingError(
+                    f"source {source.name!r}: rows {source.rows} are no part of 0…1"
+                )
+        if not any(source.split == "train" for source in self.sources):
+            raise TrainingError("the recipe has no source with split = 'train'")
+
+    def spec(self) -> ModelSpec:
+        """Return the spec of the model to be trained; its thresholds are not chosen yet."""
+        options = dataclasses.asdict(self.network)
+        return ModelSpec(
+            name=self.name,
+            network="unet",
+            network_options=tuple(sorted(options.items())),
+            bands=self.bands,
+            classes=self.classes,
+            thresholds=(0.5,) * len(self.classes),
+            gsd_m=self.gsd_m,
+            mean=self.mean,
+            std=self.std,
+            activation=self.activation,
+            tile_size_px=self.schedule.window_px,
+            sources=tuple(dict.fromkeys(source.licence for source in self.sources)),
+        )
+
+
+def read_recipe(path: Path) -> TrainingRecipe:
+    """Read a TOML recipe.
+
+    Raises:
+        TrainingError: the file cannot be read, is not TOML, or a key is unknown, missing or wrong.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise TrainingError(f"recipe {path} is not TOML: {error}") from error
+    recipe = _record(TrainingRecipe, raw, str(path))
+    assert isinstance(recipe, TrainingRecipe)
+    return recipe
+
+
+def _record(kind: Any, raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise TrainingError(f"{where}: a table of keys is needed, got {raw!r}")
+    hints = typing.get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}
+    if unknown := sorted(set(raw) - set(known)):
+        raise TrainingError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    required = [
+        name
+        for name, item in known.items()
+        if item.default is MISSING and item.default_factory is MISSING
+    ]
+    if missing := [name for name in required if name not in raw]:
+        raise TrainingError(f"{where}: the key {missing[0]!r} is missing")
+    return kind(**{key: _value(hints[key], raw[key], f"{where}: {key}") for key in raw})
+
+
+def _value(kind: Any, raw: Any, where: str) -> Any:
+    """Turn a TOML value into the type of a field, or refuse it."""
+    origin, options = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _record(kind, raw, where)
+    if origin is Literal:
+        if raw in options:
+            return raw
+        raise TrainingError(f"{where} is {raw!r}, must be one of {', '.join(map(str, options))}")
+    if origin is UnionType:
+        return _value(options[0], raw, where)
+    if origin is tuple and isinstance(raw, list):
+        if options[-1] is not Ellipsis and len(raw) != len(options):
+            raise TrainingError(f"{where} needs {len(options)} values, got {len(raw)}")
+        return tuple(_value(options[0], item, where) for item in raw)
+    if kind is float and type(raw) is int:
+        return float(raw)
+    if isinstance(kind, type) and type(raw) is kind:
+        return raw
+    raise TrainingError(f"{where} is {raw!r}, must be {getattr(kind, '__name__', kind)}")

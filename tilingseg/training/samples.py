@@ -1,0 +1,156 @@
+"""The windows that training draws from labelled rasters.
+
+A window is cut, turned, scaled and brought to the model's GSD in one resampling. Half of the
+windows hold a pixel of a class, so that rare classes are seen; the others lie anywhere, so that
+what looks like a class and is none is seen too. Sources are drawn by the weights of the recipe, the
+rasters of one source by their ground area.
+
+The windows of a step depend on the recipe's seed and the number of the step alone: nothing has to
+be remembered for a job to be resumed exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tilingseg.records import Scaling
+from tilingseg.training.augment import STRAIGHT, draw_warp, sampling_grid, vary_look
+from tilingseg.training.losses import UNKNOWN
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.training.augment import Warp
+    from tilingseg.training.recipe import TrainingRecipe
+    from tilingseg.training.sources import LabelledRaster
+
+CENTRED_SHARE = 0.5
+"""Share of the windows that hold a pixel of a class."""
+_OFF_CENTRE = 0.4
+"""How far from the middle such a pixel may lie, in window sides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Windows for one step, at the model's GSD."""
+
+    pixels: torch.Tensor
+    """float32 (n, bands, height, width) in 0…1."""
+    valid: torch.Tensor
+    """bool (n, height, width), True = holds data."""
+    labels: torch.Tensor
+    """uint8 (n, classes, height, width): 0, 1 or `UNKNOWN`."""
+
+
+def unit_scaling(n_bands: int) -> Scaling:
+    """Return the scaling of values that are in 0…1 already."""
+    return Scaling(low=(0.0,) * n_bands, high=(1.0,) * n_bands, source="0…1 already")
+
+
+def unit_values(raster: LabelledRaster, rows: slice, cols: slice) -> NDArray[np.float32]:
+    """Return a part of a raster as float32 (bands, height, width) in 0…1; 0 where not valid."""
+    low, high = (
+        np.array(values, np.float32)[:, None, None]
+        for values in (raster.scaling.low, raster.scaling.high)
+    )
+    unit = (raster.pixels[:, rows, cols].astype(np.float32) - low) / (high - low)
+    return np.where(raster.valid[rows, cols], np.clip(unit, 0, 1), np.float32(0))
+
+
+def draw_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, step: int) -> Batch:
+    """Draw the windows of one step; the same step always gives the same windows.
+
+    Args:
+        rasters: the decoded training sources.
+        recipe: sizes, variation and seed.
+        step: number of the step, from 0.
+    """
+    rng = np.random.default_rng((recipe.seed, step))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    side = recipe.schedule.window_px
+    windows = []
+    for index in rng.choice(len(rasters), recipe.schedule.batch_size, p=_shares(rasters)):
+        raster = rasters[index]
+        warp = draw_warp(recipe.augment, rng)
+        centre = _centre(raster, rng, side * recipe.gsd_m / raster.gsd_m * warp.scale)
+        windows.append(cut_window(raster, centre, side, recipe.gsd_m, warp=warp))
+    pixels, valid, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    return Batch(pixels=vary_look(pixels, recipe.augment, generator), valid=valid, labels=labels)
+
+
+def cut_window(
+    raster: LabelledRaster,
+    centre: tuple[int, int],
+    size_px: int,
+    gsd_m: float,
+    *,
+    warp: Warp = STRAIGHT,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cut one window and bring it to the model's GSD.
+
+    Args:
+        raster: what to cut from; what lies outside is not valid.
+        centre: pixel corner (row, col) of the raster that becomes the middle of the window.
+        size_px: side of the window, px of `gsd_m`.
+        gsd_m: ground pixel size of the result, metres.
+        warp: how the window is turned, mirrored and scaled.
+
+    Returns:
+        pixels: float32 (1, bands, size, size) in 0…1, 0 where not valid.
+        valid: bool (1, size, size).
+        labels: uint8 (1, classes, size, size).
+    """
+    reach = size_px * gsd_m / raster.gsd_m
+    half = math.ceil(reach * warp.scale * math.sqrt(0.5)) + 2
+    height, width = raster.valid.shape
+    top, left = centre[0] - half, centre[1] - half
+    bottom, right = centre[0] + half, centre[1] + half
+    rows, cols = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+    outside = (
+        (max(-top, 0), max(bottom - height, 0)),
+        (max(-left, 0), max(right - width, 0)),
+    )
+    shown = np.pad(unit_values(raster, rows, cols), ((0, 0), *outside))
+    valid = np.pad(raster.valid[rows, cols], outside)
+    labels = np.pad(raster.labels[:, rows, cols], ((0, 0), *outside), constant_values=UNKNOWN)
+
+    grid = sampling_grid(warp, size_px, reach, 2 * half)
+    pixels = F.grid_sample(
+        torch.from_numpy(shown).unsqueeze(0), grid, mode="bilinear", align_corners=False
+    )
+    exact = torch.from_numpy(np.concatenate((labels, valid[None]))).unsqueeze(0)
+    # The nearest pixel keeps labels whole; float32 holds them exactly.
+    exact = F.grid_sample(exact.float(), grid, mode="nearest", align_corners=False)
+    inside = exact[:, -1] == 1
+    known = exact[:, :-1].to(torch.uint8).masked_fill(~inside.unsqueeze(1), UNKNOWN)
+    return pixels * inside.unsqueeze(1), inside, known
+
+
+def _shares(rasters: tuple[LabelledRaster, ...]) -> NDArray[np.float64]:
+    """Return how likely each raster is drawn; they add up to 1."""
+    areas = np.array([raster.valid.size * raster.gsd_m**2 for raster in rasters])
+    sources = np.array([id(raster.source) for raster in rasters])
+    weights = np.array([raster.source.weight for raster in rasters])
+    totals = np.array([areas[sources == source].sum() for source in sources])
+    shares = weights * areas / totals
+    return np.asarray(shares / shares.sum())
+
+
+def _centre(raster: LabelledRaster, rng: np.random.Generator, reach_px: float) -> tuple[int, int]:
+    """Choose the middle of a window that covers `reach_px` of a raster, as far inside as fits."""
+    shape = np.array(raster.valid.shape)
+    if raster.anchors and rng.random() < CENTRED_SHARE:
+        anchors = raster.anchors[rng.integers(len(raster.anchors))]
+        shift = rng.uniform(-_OFF_CENTRE, _OFF_CENTRE, size=2) * reach_px
+        wanted = anchors[rng.integers(len(anchors))] + shift
+    else:
+        wanted = rng.uniform(0, shape)
+    half = np.minimum(reach_px, shape) / 2
+    row, col = np.clip(wanted, half, shape - half)
+    return int(row), int(col)

@@ -1,0 +1,254 @@
+"""From a recipe's files to labelled rasters in memory.
+
+Every raster is opened by the readers that inference uses, at the model's GSD, so that training sees
+the same resampling. A raster that is coarser than the model keeps its own pixels: windows bring
+them to the model's GSD when they are cut, which costs a quarter of the memory.
+
+All is decoded once and kept as it is stored. A training job reads each pixel many times, and
+decoding JPEG at every step would cost more than the network.
+
+Labels are kept per class, with `UNKNOWN` where a source says nothing: pixels without data, values
+that the recipe lists as unlabelled, what a mask does not cover, and every class that the source
+does not label.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Any
+
+import geopandas
+import numpy as np
+import rasterio
+from pyogrio.errors import DataSourceError
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.features import rasterize
+from rasterio.warp import reproject
+
+from tilingseg.errors import TrainingError
+from tilingseg.grid import Window
+from tilingseg.readers import open_scene
+from tilingseg.scaling import decide_scaling
+from tilingseg.training.losses import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from tilingseg.records import Scaling, Scene, SceneReader
+    from tilingseg.training.recipe import SourceRecipe, TrainingRecipe
+
+N_ANCHORS = 4096
+"""Positive pixels that are remembered for each class of a raster."""
+_COARSER = 0.9
+"""A raster of at least this share of the model's GSD keeps its own pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledRaster:
+    """Pixels and labels of one raster, or of its labelled part, in memory."""
+
+    source: SourceRecipe
+    """Where it comes from."""
+    name: str
+    """Stem of the file."""
+    pixels: NDArray[Any]
+    """(bands, height, width) in the stored dtype; undefined where not valid."""
+    valid: NDArray[np.bool_]
+    """(height, width), True = holds data."""
+    labels: NDArray[np.uint8]
+    """(classes, height, width): 0, 1 or `UNKNOWN`."""
+    gsd_m: float
+    """Ground pixel size, metres."""
+    scaling: Scaling
+    """Stored values that become 0 and 1."""
+    anchors: tuple[NDArray[np.int64], ...]
+    """(n, 2) row and column of some positive pixels, for each class that has any."""
+
+
+def load_sources(recipe: TrainingRecipe, folder: Path, split: str) -> tuple[LabelledRaster, ...]:
+    """Decode all rasters of one split.
+
+    Args:
+        recipe: lists the sources.
+        folder: what the recipe's paths are relative to.
+        split: `train` or `validation`.
+
+    Raises:
+        TrainingError: a pattern matches nothing, labels cannot be read or do not fit their raster.
+        SceneError: a raster cannot be read.
+    """
+    return tuple(
+        _load(recipe, source, folder, (path, stars))
+        for source in recipe.sources
+        if source.split == split
+        for path, stars in _matches(source, folder)
+    )
+
+
+def _matches(source: SourceRecipe, folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield each raster of a source with the text that the pattern's stars stand for."""
+    pattern = re.compile(re.escape(source.rasters).replace(r"\*", "([^/]*)"))
+    found = False
+    for path in sorted(folder.glob(source.rasters)):
+        match = pattern.fullmatch(path.relative_to(folder).as_posix())
+        wanted = any(fnmatch(path.name, item) for item in source.include)
+        refused = any(fnmatch(path.name, item) for item in source.exclude)
+        if match is not None and wanted and not refused:
+            found = True
+            yield path, match.groups()
+    if not found:
+        raise TrainingError(
+            f"source {source.name!r}: no file matches {folder / source.rasters}, or its include "
+            "and exclude leave none"
+        )
+
+
+def _load(
+    recipe: TrainingRecipe,
+    source: SourceRecipe,
+    folder: Path,
+    found: tuple[Path, tuple[str, ...]],
+) -> LabelledRaster:
+    path, stars = found
+    reader, gsd_m = _open(path, source, recipe)
+    try:
+        labels = _read_labels(reader.scene, recipe, source, folder, stars)
+        window = _labelled_part(labels, source, path)
+        rows, cols = window.slices_in(
+            Window(row=0, col=0, height=labels.shape[1], width=labels.shape[2])
+        )
+        pixels, valid = reader.read(window)
+        scaling = decide_scaling(reader, recipe.spec())
+    finally:
+        reader.close()
+    labels = labels[:, rows, cols].copy()
+    labels[:, ~valid] = UNKNOWN
+    return LabelledRaster(
+        source=source,
+        name=path.stem,
+        pixels=pixels,
+        valid=valid,
+        labels=labels,
+        gsd_m=gsd_m,
+        scaling=scaling,
+        anchors=_anchors(labels, recipe.seed),
+    )
+
+
+def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[SceneReader, float]:
+    """Open a raster at the model's GSD, or at its own where that is coarser."""
+    reader = open_scene(path, band_names=recipe.bands, pixel_m=source.gsd_m)
+    native = reader.scene.georef.gsd_m
+    if native is None:
+        reader.close()
+        raise TrainingError(f"{path} does not say its pixel size; give gsd_m for {source.name!r}")
+    if native >= _COARSER * recipe.gsd_m:
+        return reader, native
+    reader.close()
+    reader = open_scene(path, band_names=recipe.bands, gsd_m=recipe.gsd_m, pixel_m=source.gsd_m)
+    return reader, recipe.gsd_m
+
+
+def _read_labels(
+    scene: Scene,
+    recipe: TrainingRecipe,
+    source: SourceRecipe,
+    folder: Path,
+    stars: tuple[str, ...],
+) -> NDArray[np.uint8]:
+    """Return uint8 (classes, height, width) on the scene's grid."""
+    values = None
+    if source.mask is not None:
+        values = _read_mask(folder / source.mask.format(*stars), scene, source.unlabelled)
+    labels = np.full((len(recipe.classes), scene.height, scene.width), UNKNOWN, np.uint8)
+    for label in source.classes:
+        of_class = labels[recipe.classes.index(label.name)]
+        if label.vectors is not None:
+            of_class[:] = _burn(folder / label.vectors.format(*stars), scene)
+        elif values is not None:
+            silent = np.isin(values, (UNKNOWN, *label.unlabelled))
+            of_class[:] = np.where(silent, UNKNOWN, np.isin(values, label.values or ()))
+    return labels
+
+
+def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return the mask's values on the scene's grid; `UNKNOWN` where it says nothing."""
+    shape = (scene.height, scene.width)
+    try:
+        with rasterio.open(path) as dataset:
+            if scene.georef.crs is None or dataset.crs is None:
+                values = dataset.read(1, out_shape=shape, resampling=Resampling.mode)
+                stretch = dataset.width * scene.height / (dataset.height * scene.width)
+                if not math.isclose(stretch, 1, rel_tol=0.01):
+                    raise TrainingError(
+                        f"{path} has {dataset.height} × {dataset.width} px, which does not fit "
+                        f"{scene.name} of {scene.height} × {scene.width} px"
+                    )
+            else:
+                values = np.full(shape, UNKNOWN, np.uint8)
+                reproject(
+                    rasterio.band(dataset, 1),
+                    values,
+                    dst_transform=rasterio.Affine(*scene.georef.transform),
+                    dst_crs=scene.georef.crs,
+                    dst_nodata=UNKNOWN,
+                    init_dest_nodata=True,
+                    resampling=Resampling.mode,
+                )
+    except RasterioError as error:
+        raise TrainingError(f"mask {path} cannot be read: {error}") from error
+    result = np.asarray(values, np.uint8)
+    result[np.isin(result, unlabelled)] = UNKNOWN
+    return result
+
+
+def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
+    """Return 1 where a polygon of the file covers a pixel's centre, 0 elsewhere."""
+    try:
+        frame = geopandas.read_file(path)
+    except (DataSourceError, OSError, ValueError) as error:
+        raise TrainingError(f"labels {path} cannot be read: {error}") from error
+    if scene.georef.crs is not None and frame.crs is not None:
+        frame = frame.to_crs(scene.georef.crs)
+    shapes = [geometry for geometry in frame.geometry if geometry is not None]
+    shape = (scene.height, scene.width)
+    if not shapes:
+        return np.zeros(shape, np.uint8)
+    burnt = rasterize(
+        shapes, out_shape=shape, transform=rasterio.Affine(*scene.georef.transform), dtype="uint8"
+    )
+    return np.asarray(burnt, np.uint8)
+
+
+def _labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:
+    """Return the rectangle around all labels, cut to the rows that the recipe asks for."""
+    known = (labels != UNKNOWN).any(axis=0)
+    rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    if not len(rows):
+        raise TrainingError(f"source {source.name!r}: nothing in {path} is labelled")
+    top, height = int(rows[0]), int(rows[-1]) + 1 - int(rows[0])
+    first, stop = (round(height * share) for share in source.rows)
+    return Window(
+        row=top + first,
+        col=int(cols[0]),
+        height=max(1, stop - first),
+        width=int(cols[-1]) + 1 - int(cols[0]),
+    )
+
+
+def _anchors(labels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.int64], ...]:
+    rng = np.random.default_rng(seed)
+    anchors = []
+    for of_class in labels:
+        positive = np.argwhere(of_class == 1)
+        if len(positive):
+            chosen = rng.choice(len(positive), size=min(N_ANCHORS, len(positive)), replace=False)
+            anchors.append(positive[chosen])
+    return tuple(anchors)

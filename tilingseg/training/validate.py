@@ -1,0 +1,150 @@
+"""How well a network does on held-out rasters, by source and class, at every threshold at once.
+
+Probabilities are counted in 256 bins, apart for pixels that are the class and pixels that are not.
+From those counts follow the IoU at every threshold, and the threshold of each class that is best
+for all its sources together: the mean of their IoU, so that a large source does not decide alone.
+
+Each source has its own row. One number over all of them would hide that a model knows one region
+and not another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tilingseg.grid import TileGrid
+from tilingseg.model.normalize import normalize
+from tilingseg.training.losses import UNKNOWN
+from tilingseg.training.samples import unit_scaling, unit_values
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.model.spec import Geometry, ModelSpec
+    from tilingseg.training.sources import LabelledRaster
+
+N_BINS = 256
+_TILE_PX = 1024
+_BLENDED_HALO_PX = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Score:
+    """Counts of one class in one source."""
+
+    source: str
+    """Name of the source."""
+    class_name: str
+    """The class."""
+    positive: NDArray[np.int64]
+    """Pixels of the class by their probability, (256,)."""
+    negative: NDArray[np.int64]
+    """Other known pixels by their probability, (256,)."""
+
+    def iou(self) -> NDArray[np.float64]:
+        """Return the IoU, 0…1, for a threshold at the lower edge of each bin, float64 (256,)."""
+        hit = self.positive[::-1].cumsum()[::-1]
+        false = self.negative[::-1].cumsum()[::-1]
+        union = self.positive.sum() + false
+        return np.asarray(np.where(union > 0, hit / np.maximum(union, 1), 0.0))
+
+    def iou_at(self, threshold: float) -> float:
+        """Return the IoU, 0…1, at one threshold."""
+        return float(self.iou()[round(threshold * (N_BINS - 1))])
+
+
+def validate(
+    module: torch.nn.Module,
+    geometry: Geometry,
+    spec: ModelSpec,
+    rasters: tuple[LabelledRaster, ...],
+) -> tuple[Score, ...]:
+    """Measure a network on held-out rasters.
+
+    Args:
+        module: network in evaluation mode: normalised pixels → logits.
+        geometry: its lattice and halo.
+        spec: its bands, classes and GSD.
+        rasters: what to measure on.
+
+    Returns:
+        One score for each source and class that is labelled there.
+    """
+    counts: dict[tuple[str, int], NDArray[np.int64]] = {}
+    for raster in rasters:
+        probability, labels = _infer(module, geometry, spec, raster)
+        bins = (probability * (N_BINS - 1)).round().to(torch.int64)
+        for index in range(len(spec.classes)):
+            known = labels[index] != UNKNOWN
+            if not known.any():
+                continue
+            code = bins[index][known] + N_BINS * (labels[index][known] == 1)
+            found = torch.bincount(code, minlength=2 * N_BINS).numpy()
+            key = (raster.source.name, index)
+            counts[key] = counts.get(key, np.zeros(2 * N_BINS, np.int64)) + found
+    return tuple(
+        Score(
+            source=source,
+            class_name=spec.classes[index],
+            negative=found[:N_BINS],
+            positive=found[N_BINS:],
+        )
+        for (source, index), found in counts.items()
+    )
+
+
+def best_thresholds(scores: tuple[Score, ...], classes: tuple[str, ...]) -> tuple[float, ...]:
+    """Return the threshold of each class with the best mean IoU over its sources; ½ without any."""
+    chosen = []
+    for name in classes:
+        curves = [
+            score.iou() for score in scores if score.class_name == name and score.positive.any()
+        ]
+        # The outermost bins are no thresholds: everything or next to nothing would be the class.
+        best = 1 + int(np.argmax(np.mean(curves, axis=0)[1:-1])) if curves else N_BINS // 2
+        chosen.append(round(best / (N_BINS - 1), 3))
+    return tuple(chosen)
+
+
+def _infer(
+    module: torch.nn.Module, geometry: Geometry, spec: ModelSpec, raster: LabelledRaster
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return probability float32 and labels uint8, both (classes, height, width), at the GSD."""
+    factor = 1.0 if spec.gsd_m is None else raster.gsd_m / spec.gsd_m
+    height, width = (max(1, round(side * factor)) for side in raster.valid.shape)
+    stored = torch.from_numpy(unit_values(raster, slice(None), slice(None))).unsqueeze(0)
+    pixels = F.interpolate(stored, (height, width), mode="bilinear", align_corners=False)
+    stored = torch.from_numpy(np.concatenate((raster.labels, raster.valid[None]))).unsqueeze(0)
+    exact = F.interpolate(stored, (height, width), mode="nearest-exact")[0]
+    valid = exact[-1:] == 1
+    multiple = geometry.multiple_px
+    halo = _BLENDED_HALO_PX if geometry.halo_px is None else geometry.halo_px
+    halo = -(-halo // multiple) * multiple
+    grid = TileGrid(
+        height=height,
+        width=width,
+        tile_size_px=-(-max(_TILE_PX, 4 * halo) // multiple) * multiple,
+        overlap_px=2 * halo,
+        multiple_px=multiple,
+    )
+    device = next(module.parameters()).device
+    probability = torch.zeros((len(spec.classes), height, width))
+    for tile in grid:
+        inside = tile.window.intersection(grid.scene_window)
+        assert inside is not None
+        rows, cols = inside.slices_in(grid.scene_window)
+        x = normalize(
+            pixels[:, :, rows, cols], valid[:, rows, cols], unit_scaling(len(spec.bands)), spec
+        )
+        with torch.inference_mode():
+            logits = module(x.to(device)).float().cpu()[0]
+        shown = logits.softmax(dim=0)[1:] if spec.activation == "softmax" else logits.sigmoid()
+        to_rows, to_cols = tile.core.slices_in(grid.scene_window)
+        of_rows, of_cols = tile.core.slices_in(inside)
+        probability[:, to_rows, to_cols] = shown[:, of_rows, of_cols]
+    return probability, exact[:-1]
