@@ -1,0 +1,340 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
+from tilingseg.errors import PlanError, TileError
+from tilingseg.flow import RunOptions, prepare, run
+from tilingseg.grid import Window
+from tilingseg.model.load import load_model
+from tilingseg.model.normalize import normalize
+from tilingseg.outputs import OutputOptions
+from tilingseg.plan import TilingOptions
+from tilingseg.records import NODATA, Scaling
+
+SHAPE = (700, 900)
+RASTERS = OutputOptions(formats=("cog",), probability=True)
+SMALL_TILES = TilingOptions(tile_size_px=128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("flow")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return make_model(folder / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    pixels = smooth_noise(*SHAPE)
+    pixels[:, :130, :200] = 0  # nodata corner
+    pixels[:, 200:, :] = np.maximum(pixels[:, 200:, :], 1)
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def scene(folder, pixels):
+    return make_geotiff(folder / "scene.tif", pixels, nodata=0)
+
+
+def options_for(model, **changes):
+    """Small tiles, masks and probabilities alone: vectors of noise take their time."""
+    return replace(
+        RunOptions(model=model, device="cpu", tiling=SMALL_TILES, outputs=RASTERS),
+        **changes,
+    )
+
+
+def whole_image(model, pixels):
+    """Probabilities of the whole scene in one forward pass, and its valid pixels."""
+    loaded = load_model(model)
+    valid = ~(pixels == 0).all(axis=0)
+    scaling = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="")
+    with torch.inference_mode():
+        batch = normalize(
+            torch.from_numpy(pixels)[None], torch.from_numpy(valid)[None], scaling, loaded.spec
+        )
+        return loaded.module(batch)[0].sigmoid().numpy(), valid
+
+
+def mask_of(probability, valid, threshold=0.5):
+    best = probability.argmax(axis=0)
+    mask = np.where(probability.max(axis=0) >= threshold, best + 1, 0)
+    return np.where(valid, mask, NODATA)
+
+
+def read(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def outputs_of(folder):
+    """Every file but run.json, which holds seconds, by its relative name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "run.json"
+    }
+
+
+class TestExactMode:
+    def test_equals_whole_image_inference(self, tmp_path, model, scene, pixels):
+        run(scene, tmp_path / "out", options=options_for(model))
+        probability, valid = whole_image(model, pixels)
+        expected = mask_of(probability, valid)
+        assert {0, 1, 2, NODATA} <= set(np.unique(expected)), "the scene must show every class"
+        assert np.array_equal(read(tmp_path / "out" / "scene_mask.tif")[0], expected)
+        found = read(tmp_path / "out" / "scene_probability.tif")
+        steps = np.abs(found[:, valid] / 255 - probability[:, valid])
+        assert steps.max() <= 0.5 / 255 + 1e-5
+
+    @pytest.mark.parametrize("tile_size", [96, 160, 512, 1024])
+    def test_does_not_depend_on_the_tile_size(self, tmp_path, model, scene, pixels, tile_size):
+        options = options_for(model, tiling=TilingOptions(tile_size_px=tile_size))
+        run(scene, tmp_path / "out", options=options)
+        probability, valid = whole_image(model, pixels)
+        found = read(tmp_path / "out" / "scene_mask.tif")[0]
+        assert np.array_equal(found, mask_of(probability, valid))
+
+
+def blended_by_brute_force(model, pixels, grid):
+    """Blend with a map of summed weights over the whole scene, in float64."""
+    loaded = load_model(model)
+    valid = ~(pixels == 0).all(axis=0)
+    scaling = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="")
+    height = max(tile.window.row_stop for tile in grid)
+    width = max(tile.window.col_stop for tile in grid)
+    total, weights = np.zeros((2, height, width)), np.zeros((height, width))
+    padded = np.zeros((3, height, width), np.uint8)
+    known = np.zeros((height, width), bool)
+    padded[:, : SHAPE[0], : SHAPE[1]], known[: SHAPE[0], : SHAPE[1]] = pixels, valid
+    side = grid.tile_size_px
+    hann = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
+    for tile in grid:
+        inside = tile.window.slices_in(Window(row=0, col=0, height=height, width=width))
+        with torch.inference_mode():
+            batch = normalize(
+                torch.from_numpy(padded[:, *inside])[None],
+                torch.from_numpy(known[inside])[None],
+                scaling,
+                loaded.spec,
+            )
+            probability = loaded.module(batch)[0].sigmoid().double().numpy()
+        weight = hann[:, None] * hann
+        total[:, *inside] += probability * weight
+        weights[inside] += weight
+    return (total / weights)[:, : SHAPE[0], : SHAPE[1]], valid
+
+
+class TestBlendMode:
+    def test_equals_a_stitcher_that_holds_everything(self, tmp_path, model, scene, pixels):
+        tiling = TilingOptions(tile_size_px=128, overlap_px=64, blend="hann")
+        options = options_for(model, tiling=tiling)
+        run(scene, tmp_path / "out", options=options)
+        grid = prepare(str(scene), options).plan.grid
+        probability, valid = blended_by_brute_force(model, pixels, grid)
+        found = read(tmp_path / "out" / "scene_probability.tif") / 255
+        assert np.abs(found - probability)[:, valid].max() <= 0.5 / 255 + 1e-4
+        mask = read(tmp_path / "out" / "scene_mask.tif")[0]
+        assert (mask != mask_of(probability, valid)).mean() < 1e-4
+        assert np.array_equal(mask == NODATA, ~valid)
+
+
+class TestDevices:
+    def test_two_workers_give_the_bits_of_one(self, tmp_path, model, scene):
+        for name, device in (("one", "cpu"), ("two", "cpu,cpu")):
+            options = options_for(model, device=device)
+            run(scene, tmp_path / name, options=options)
+        assert outputs_of(tmp_path / "one") == outputs_of(tmp_path / "two")
+
+
+class TestAreaOfInterest:
+    def test_gives_what_the_whole_run_gives_there(self, tmp_path, model, scene):
+        run(scene, tmp_path / "whole", options=options_for(model))
+        box = (500_100.0, 4_999_750.0, 500_300.0, 4_999_900.0)
+        report = run(scene, tmp_path / "part", options=options_for(model, box=box))
+        whole = read(tmp_path / "whole" / "scene_mask.tif")[0]
+        with rasterio.open(tmp_path / "part" / "scene_mask.tif") as part:
+            assert part.bounds == pytest.approx(box)
+            assert np.array_equal(part.read(1), whole[200:500, 200:600])
+        assert report.n_tiles_outside > 0
+
+
+class TestReport:
+    def test_counts_everything(self, tmp_path, model, scene, pixels):
+        report = run(scene, tmp_path / "out", options=options_for(model))
+        n_nodata = int((pixels == 0).all(axis=0).sum())
+        assert report.n_pixels_nodata == n_nodata
+        assert report.n_pixels_valid == SHAPE[0] * SHAPE[1] - n_nodata
+        raw = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert raw["report"]["n_tiles"] == report.n_tiles > 50
+        assert raw["report"]["n_tiles_nodata"] == report.n_tiles_nodata > 0
+        assert raw["plan"]["model"]["sha256"] == load_model(model).sha256
+        assert raw["scaling"]["high"] == [255.0, 255.0, 255.0]
+        stages = dict(report.seconds)
+        assert {"read", "infer", "stitch", "write", "export", "vectorize"} <= stages.keys()
+
+    def test_names_files_that_exist(self, tmp_path, model, scene):
+        options = options_for(model, outputs=OutputOptions())
+        report = run(scene, tmp_path / "out", options=options)
+        names = {Path(path).name for _, path in report.outputs}
+        assert {"scene_mask.tif", "scene_building.geojson", "preview.png", "run.json"} <= names
+        assert all(Path(path).exists() for _, path in report.outputs)
+        assert not (tmp_path / "out" / "work").exists()
+
+    def test_a_scene_without_data_gives_empty_outputs(self, tmp_path, model):
+        path = make_geotiff(tmp_path / "empty.tif", np.zeros((3, 90, 80), np.uint8), nodata=0)
+        options = options_for(model, outputs=OutputOptions())
+        report = run(path, tmp_path / "out", options=options)
+        assert (read(tmp_path / "out" / "empty_mask.tif") == NODATA).all()
+        assert set(dict(report.n_features).values()) == {0}
+        assert report.n_tiles == 0
+
+
+class TestInterruption:
+    def test_goes_on_with_the_missing_regions(self, tmp_path, model, scene, monkeypatch):
+        import tilingseg.plan
+
+        monkeypatch.setattr(tilingseg.plan, "REGION_PX", 256)
+        monkeypatch.setattr(tilingseg.plan, "CHUNK_PX", 64)
+        run(scene, tmp_path / "whole", options=options_for(model))
+        done = []
+
+        def interrupt(stage, n_done, total):
+            done.append(n_done)
+            if stage == "regions" and n_done == 4:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(scene, tmp_path / "out", options=options_for(model), progress=interrupt)
+        assert not list((tmp_path / "out").glob("scene_*"))
+        report = run(scene, tmp_path / "out", options=options_for(model))
+        assert report.n_regions_resumed >= 3
+        assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "whole")
+
+    def test_another_plan_is_refused_until_told_to_start_anew(self, tmp_path, model, scene):
+        def interrupt(stage, n_done, total):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(scene, tmp_path / "out", options=options_for(model), progress=interrupt)
+        other = options_for(model, thresholds=((None, 0.7),))
+        with pytest.raises(PlanError, match=r"thresholds.*0\.5.*0\.7"):
+            run(scene, tmp_path / "out", options=other)
+        run(scene, tmp_path / "out", options=replace(other, resume=False))
+        assert (tmp_path / "out" / "scene_mask.tif").exists()
+
+    def test_a_changed_scene_is_another_plan(self, tmp_path, model):
+        path = make_geotiff(tmp_path / "scene.tif", smooth_noise(90, 80))
+
+        def interrupt(stage, n_done, total):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(path, tmp_path / "out", options=options_for(model), progress=interrupt)
+        make_geotiff(path, smooth_noise(90, 80, seed=1))
+        with pytest.raises(PlanError, match=r"scene\.revision"):
+            run(path, tmp_path / "out", options=options_for(model))
+
+    def test_a_damaged_scene_ends_the_run_with_the_tile_named(self, tmp_path, model, pixels):
+        path = make_geotiff(tmp_path / "scene.tif", pixels)
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            file.write(os.urandom(30_000))
+        start = time.monotonic()
+        with pytest.raises(TileError, match=r"tile \d+ at row \d+ px"):
+            run(path, tmp_path / "out", options=options_for(model))
+        assert time.monotonic() - start < 60
+        assert not list((tmp_path / "out").glob("scene_*"))
+
+    @pytest.mark.slow
+    def test_killed_at_random_moments_ends_in_the_same_bytes(self, tmp_path, model, scene):
+        def command(out):
+            return [
+                *(sys.executable, "-m", "tilingseg", "run", str(scene), "-o", str(out), "-q"),
+                *("--model", str(model), "--tile-size", "128", "--probability", "--device", "cpu"),
+            ]
+
+        start = time.monotonic()
+        subprocess.run(command(tmp_path / "whole"), check=True)
+        seconds = time.monotonic() - start
+        dice = random.Random(0)
+        n_killed = 0
+        for _ in range(10):
+            process = subprocess.Popen(command(tmp_path / "out"))
+            try:
+                process.wait(dice.uniform(0.3, 1.0) * seconds)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                n_killed += 1
+        else:
+            subprocess.run(command(tmp_path / "out"), check=True)
+        assert n_killed > 0
+        assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "whole")
+
+
+def test_preparing_reads_no_pixel(model, scene, monkeypatch):
+    import tilingseg.flow
+
+    opened = tilingseg.flow.open_scene
+
+    def blind(*args, **kwargs):
+        reader = opened(*args, **kwargs)
+
+        def refuse(*_):
+            raise AssertionError("a pixel was read")
+
+        monkeypatch.setattr(type(reader), "read", refuse)
+        monkeypatch.setattr(type(reader), "read_reduced", refuse)
+        return reader
+
+    monkeypatch.setattr(tilingseg.flow, "open_scene", blind)
+    job = prepare(str(scene), options_for(model))
+    estimate = tilingseg.flow.estimate(job)
+    assert estimate.seconds > 0
+    assert estimate.inferred_ratio > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ("tree",)}, "no class 'tree'; it has building, road"),
+        ({"thresholds": (("road", 1.5),)}, "threshold 1.5 must lie between 0 and 1"),
+        ({"thresholds": (("tree", 0.5),)}, "no class 'tree'"),
+        ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"box": (0.0, 0.0, 1.0, 1.0)}, "does not overlap the scene"),
+    ],
+)
+def test_impossible_wishes_are_refused(model, scene, changes, words):
+    with pytest.raises(PlanError, match=words):
+        prepare(str(scene), options_for(model, **changes))
+
+
+def test_classes_that_are_not_asked_for_are_not_written(tmp_path, model, scene):
+    options = options_for(model, classes=("road",), outputs=OutputOptions())
+    run(scene, tmp_path / "out", options=options)
+    assert set(np.unique(read(tmp_path / "out" / "scene_mask.tif"))) <= {0, 2, NODATA}
+    assert not (tmp_path / "out" / "scene_building.geojson").exists()
+
+
+def test_softmax_models_run(tmp_path, scene):
+    spec = replace(SPEC, activation="softmax")
+    path = make_model(tmp_path / "softmax.safetensors", spec)
+    run(scene, tmp_path / "out", options=options_for(path))
+    assert (tmp_path / "out" / "scene_mask.tif").exists()

@@ -1,0 +1,318 @@
+"""The folder of results: its names, what may stand there already, and how it is filled.
+
+    <scene>_mask.tif            class mask, COG
+    <scene>_probability.tif     on request
+    <scene>_mask.zarr           on request
+    <scene>_<layer>.geojson     vectors, one file a layer and format
+    preview.png                 scene, mask and outlines
+    run.json                    plan, versions, counts, seconds; written last
+    work/                       the work store; gone when the run is complete
+
+`run.json` is the sign of a complete run. Between the last output and `run.json` the report waits
+in the work store, so that a run killed there is completed by the next call without doing anything
+twice.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilingseg.errors import OutputError, PlanError
+from tilingseg.export import (
+    write_mask_cog,
+    write_mask_zarr,
+    write_preview,
+    write_probability_cog,
+)
+from tilingseg.features import Layer, write_features
+from tilingseg.plan import plan_identity
+from tilingseg.records import RunReport, to_json, tuples
+from tilingseg.store import write_whole
+from tilingseg.vectorize.layers import VectorOptions, vector_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from shapely.geometry.base import BaseGeometry
+
+    from tilingseg.plan import RunPlan
+    from tilingseg.records import Feature, RegionReport, SceneReader
+    from tilingseg.store import WorkStore
+
+RASTER_FORMATS = ("cog", "zarr")
+VECTOR_SUFFIXES = {
+    "geojson": ".geojson",
+    "geojsonseq": ".geojsonl",
+    "gpkg": ".gpkg",
+    "fgb": ".fgb",
+    "parquet": ".parquet",
+}
+PACKAGES = ("torch", "numpy", "rasterio", "zarr", "shapely", "geopandas", "pyproj")
+MAX_OUTLINES = 50_000
+"""Outlines drawn into the preview; more would fill it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What is written."""
+
+    formats: tuple[str, ...] = ("cog", "geojson")
+    """Of `RASTER_FORMATS` and `VECTOR_SUFFIXES`."""
+    probability: bool = False
+    """Write the probabilities too."""
+    vectors: VectorOptions = field(default_factory=VectorOptions)
+    """How masks become vectors."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown formats.
+
+        Raises:
+            PlanError: with the ones that exist.
+        """
+        known = (*RASTER_FORMATS, *VECTOR_SUFFIXES)
+        for name in self.formats:
+            if name not in known:
+                raise PlanError(f"output format {name!r} is none of {', '.join(known)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFolder:
+    """Where the outputs of one scene stand."""
+
+    path: Path
+    """The folder."""
+    scene: str
+    """Name of the scene, first part of the file names."""
+
+    @classmethod
+    def of(cls, plan: RunPlan, out_dir: str | Path | None) -> OutputFolder:
+        """Return the folder that was asked for, or the default one."""
+        path = Path(f"{plan.scene.name}_tilingseg") if out_dir is None else Path(out_dir)
+        return cls(path=path, scene=plan.scene.name)
+
+    @property
+    def work(self) -> Path:
+        """Folder of the work store."""
+        return self.path / "work"
+
+    @property
+    def report(self) -> Path:
+        """The file that is written last."""
+        return self.path / "run.json"
+
+    def of_layer(self, layer: str, suffix: str) -> Path:
+        """Return the path of one output."""
+        return self.path / f"{self.scene}_{layer}{suffix}"
+
+    def check(self, *, overwrite: bool) -> None:
+        """Make the folder and see that it can be written and holds nothing that would be lost.
+
+        Raises:
+            OutputError: it cannot be written, or holds outputs and `overwrite` is off.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / "run.json.part"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"the output folder {self.path} cannot be written: {error.strerror or error}"
+            ) from error
+        if overwrite or self.work.exists():
+            return
+        standing = [self.report, *sorted(self.path.glob(f"{self.scene}_*"))]
+        if standing := [path for path in standing if path.exists()]:
+            raise OutputError(
+                f"{standing[0]} exists; replace it with --overwrite or choose another folder"
+            )
+
+
+@dataclass(slots=True)
+class _Results:
+    """What has been written so far."""
+
+    outputs: list[tuple[str, str]] = field(default_factory=list)
+    n_features: dict[str, int] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def clock(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def publish(
+    reader: SceneReader,
+    store: WorkStore,
+    folder: OutputFolder,
+    options: OutputOptions,
+    n_resumed: int,
+) -> RunReport:
+    """Write all outputs of a store whose regions are complete, then the report, then clean up.
+
+    Args:
+        reader: the scene, for the preview.
+        store: masks and probabilities.
+        folder: where the outputs go.
+        options: what is written.
+        n_resumed: regions that an earlier run had completed.
+
+    Raises:
+        OutputError: the disk is full or gone; the store is kept.
+    """
+    results = _Results()
+    with results.clock("export"):
+        _write_rasters(store, folder, options, results)
+    with results.clock("vectorize"):
+        outlines = _write_vectors(store, folder, options, results)
+    with results.clock("preview"):
+        path = folder.path / "preview.png"
+        write_preview(path, reader, store, store.plan.extent, outlines)
+        results.outputs.append(("preview", str(path)))
+    results.outputs.append(("report", str(folder.report)))
+    text = _report_text(store, _report(store, results, n_resumed))
+    store.mark_finished(text)
+    return finish(store, folder, text)
+
+
+def finish(store: WorkStore, folder: OutputFolder, text: str) -> RunReport:
+    """Put the report of a finished store in place and remove the store."""
+    write_whole(folder.report, text)
+    store.remove()
+    raw = json.loads(text)["report"]
+    return RunReport(**{key: tuples(value) for key, value in raw.items()})
+
+
+def _write_rasters(
+    store: WorkStore, folder: OutputFolder, options: OutputOptions, results: _Results
+) -> None:
+    extent, tags = store.plan.extent, _tags(store)
+    if "cog" in options.formats:
+        path = folder.of_layer("mask", ".tif")
+        write_mask_cog(path, store, extent, tags)
+        results.outputs.append(("mask", str(path)))
+        if options.probability:
+            path = folder.of_layer("probability", ".tif")
+            write_probability_cog(path, store, extent, tags)
+            results.outputs.append(("probability", str(path)))
+    if "zarr" in options.formats:
+        path = folder.of_layer("mask", ".zarr")
+        write_mask_zarr(path, store, extent, tags, probability=options.probability)
+        results.outputs.append(("mask", str(path)))
+
+
+def _write_vectors(
+    store: WorkStore, folder: OutputFolder, options: OutputOptions, results: _Results
+) -> list[BaseGeometry]:
+    """Write every layer in every format; return outlines for the preview."""
+    suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
+    if not suffixes:
+        return []
+    outlines: list[BaseGeometry] = []
+    model = store.plan.model
+    for name, geometry_type, features in vector_layers(
+        store, model.class_indexes, model.thresholds, options.vectors, results.left_out
+    ):
+        layer = Layer(
+            name=f"{folder.scene}_{name}", georef=store.georef, geometry_type=geometry_type
+        )
+        spool = _Spool(store.folder / f"{name}.features", features)
+        for suffix in suffixes:
+            path = folder.of_layer(name, suffix)
+            written = write_features(spool, path, layer)
+            results.outputs.append((name, str(path)))
+            results.left_out.update(dict(written.left_out))
+            results.n_features[name] = written.n_features
+        missing = MAX_OUTLINES - len(outlines)
+        outlines += [feature.geometry for feature in islice(spool, missing)]
+    return outlines
+
+
+class _Spool:
+    """Features on disk, made once and read by several writers in bounded memory."""
+
+    def __init__(self, path: Path, features: Iterable[Feature]) -> None:
+        self._path = path
+        with path.open("wb") as file:
+            for feature in features:
+                pickle.dump(feature, file)
+
+    def __iter__(self) -> Iterator[Feature]:
+        with self._path.open("rb") as file:
+            while file.peek(1):
+                # written by this process, in its own folder, a moment ago
+                yield pickle.load(file)
+
+
+def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that goes into rasters: what made them, no date."""
+    plan = store.plan
+    model, tiling = plan.model, plan.tiling
+    return (
+        ("TILINGSEG_VERSION", plan.software),
+        ("TILINGSEG_SCENE", plan.scene.name),
+        ("TILINGSEG_MODEL", model.spec.name),
+        ("TILINGSEG_MODEL_SHA256", model.sha256),
+        ("TILINGSEG_THRESHOLDS", ",".join(f"{value:g}" for value in model.thresholds)),
+        ("TILINGSEG_STITCHING", tiling.stitching),
+        ("TILINGSEG_TILE_SIZE", str(tiling.grid.tile_size_px)),
+        ("TILINGSEG_OVERLAP", str(tiling.grid.overlap_px)),
+        ("TILINGSEG_PRECISION", model.precision),
+    )
+
+
+def _report(store: WorkStore, results: _Results, n_resumed: int) -> RunReport:
+    plan, regions = store.plan, tuple(store.completed().values())
+    seconds: Counter[str] = Counter()
+    for region in regions:
+        seconds.update(dict(region.seconds))
+    seconds.update(results.seconds)
+    notes = (
+        *plan.scene.notes,
+        f"tiles are {'stitched exactly' if plan.tiling.stitching == 'exact' else 'blended'}: "
+        f"{plan.tiling.reason}",
+        f"values are scaled by {store.scaling.source}",
+    )
+    n_valid = _total(regions, lambda region: region.n_pixels_valid)
+    return RunReport(
+        scene=plan.scene.uri,
+        outputs=tuple(results.outputs),
+        n_tiles=_total(regions, lambda region: region.n_tiles),
+        n_tiles_nodata=_total(regions, lambda region: region.n_tiles_nodata),
+        n_tiles_outside=_total(regions, lambda region: region.n_tiles_outside),
+        n_regions_resumed=n_resumed,
+        n_pixels_valid=n_valid,
+        n_pixels_nodata=plan.extent.area - n_valid,
+        n_features=tuple(results.n_features.items()),
+        left_out=tuple(sorted(results.left_out.items())),
+        notes=notes,
+        seconds=tuple((stage, round(spent, 3)) for stage, spent in seconds.items()),
+    )
+
+
+def _report_text(store: WorkStore, report: RunReport) -> str:
+    return json.dumps(
+        {
+            "report": to_json(report),
+            "plan": plan_identity(store.plan),
+            "scaling": to_json(store.scaling),
+            "versions": {name: version(name) for name in PACKAGES},
+        },
+        indent=1,
+    )
+
+
+def _total(regions: Iterable[RegionReport], count: Callable[[RegionReport], int]) -> int:
+    return sum(count(region) for region in regions)
