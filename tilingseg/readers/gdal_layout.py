@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tilingseg.records import Georef
 
 _REVISION_TIMEOUT_S = 5.0
+_HUGE_BLOCK_BYTES = 256_000_000
 _PALETTE_BANDS = tuple(
     FileBand(index=index, colour=colour)
     for index, colour in enumerate(("red", "green", "blue"), start=1)
@@ -209,6 +210,13 @@ def _remarks(dataset: Any) -> tuple[str, ...]:
     if dataset.subdatasets:
         count = len(dataset.subdatasets)
         remarks.append(f"The file holds {count} images; the first is read.")
+    height, width = dataset.block_shapes[0]
+    size = height * width * np.dtype(dataset.dtypes[0]).itemsize
+    if size > _HUGE_BLOCK_BYTES:
+        remarks.append(
+            f"The file is stored in blocks of {size / 1e9:.1f} GB a band, which must be read "
+            "whole; gdal_translate -co TILED=YES makes reading faster and needs less memory."
+        )
     return tuple(remarks)
 
 

@@ -31,7 +31,7 @@ from tilingseg.readers.gdal_access import (
 )
 from tilingseg.readers.gdal_layout import describe, refuse_container
 from tilingseg.readers.source import as_delivered
-from tilingseg.readers.validity import holds_data
+from tilingseg.readers.validity import alpha_holds_data, holds_data
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,7 +105,7 @@ class GdalSource:
                 f"{window.col}…{window.col_stop - 1} cannot be read ({reason_of(error)}); "
                 "the file may be truncated or damaged"
             ) from error
-        return _delivered(stored, mask, layout)
+        return _delivered(stored, mask, layout, reduced=level > 0)
 
     def close(self) -> None:
         """Release every handle; reading afterwards opens new ones."""
@@ -178,13 +178,13 @@ def _straightened(dataset: Any, target: GdalTarget) -> Any:
 
 
 def _delivered(
-    stored: NDArray[Any], mask: NDArray[np.bool_] | None, layout: GdalLayout
+    stored: NDArray[Any], mask: NDArray[np.bool_] | None, layout: GdalLayout, *, reduced: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Turn what was fetched into the bands that were asked for, and their validity."""
     data = stored[: len(stored) - layout.has_alpha]
     valid = holds_data(data, layout.nodata)
     if layout.has_alpha:
-        valid &= stored[-1] > 0
+        valid &= alpha_holds_data(stored[-1], reduced=reduced)
     if mask is not None:
         valid &= mask
     if layout.palette is not None:

@@ -29,6 +29,8 @@ _STEP_PX = 4_000_000
 """Source pixels read at once while resampling: bounds memory however far a scene is shrunk."""
 _PREVIEW_PX = 100_000_000
 """Source pixels that a reduced copy may cost where the file has no overview to take it from."""
+_SAMPLE_PX = 512
+"""Side of one sample of such a copy in source pixels: worth decoding the blocks that it meets."""
 _LEVEL_SLACK = 1.01
 """A level may be this much coarser than wanted: 501 of 1001 pixels still count as one half."""
 
@@ -153,8 +155,7 @@ class RasterReader:
         level = self._source.info.levels[index]
         zoom = math.sqrt(level.height * level.width / _PREVIEW_PX)
         rows, cols = _axes(level, scale)
-        # Wide enough to be worth opening a storage block, small enough to spread over the scene.
-        cell = max(1, round(512 * zoom / max(rows.scale, cols.scale)))
+        cell = max(1, round(_SAMPLE_PX * zoom / max(rows.scale, cols.scale)))
         pixels = np.empty((len(self.scene.bands), target.height, target.width), self.scene.dtype)
         valid = np.empty((target.height, target.width), bool)
         for part in _tiles(target, cell):

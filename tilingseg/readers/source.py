@@ -154,6 +154,7 @@ def scene_name(uri: str) -> str:
     """Return the stem of a path or URL: `scene` for `https://host/a/scene.ome.tif?key=1`."""
     path = re.split(r"[?#]", uri, maxsplit=1)[0] if "://" in uri else uri
     stem = PurePosixPath(path.replace("\\", "/").rstrip("/")).name.replace('"', "")
+    stem = stem[:-4] if stem.lower().endswith(".zarr.zip") else stem
     stem = PurePosixPath(stem).stem
     stem = stem[:-4] if stem.lower().endswith(".ome") else stem
     return re.sub(r"[^\w.-]+", "_", stem).strip("_.") or "scene"

@@ -41,6 +41,20 @@ def holds_data(data: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[
     return ~missing
 
 
+def alpha_holds_data(alpha: NDArray[Any], *, reduced: bool) -> NDArray[np.bool_]:
+    """Tell which pixels an alpha band calls data.
+
+    Args:
+        alpha: any real type (height, width); 0 = no data.
+        reduced: it belongs to an overview, so that it is a mean: half counts as data.
+
+    Returns:
+        bool (height, width), True = data.
+    """
+    # Wider types are often filled with 255 instead of their largest value, so half is not known.
+    return alpha > (127 if reduced and alpha.dtype == np.uint8 else 0)
+
+
 def _is_measurable(nodata: Any) -> bool:
     """Tell whether a camera can deliver the nodata value too."""
     return bool(nodata == 0 or (nodata > 0 and nodata.dtype.kind in "ui"))

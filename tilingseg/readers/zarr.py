@@ -19,7 +19,7 @@ from zarr.errors import BaseZarrError
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
 from tilingseg.readers.source import as_delivered
-from tilingseg.readers.validity import holds_data
+from tilingseg.readers.validity import alpha_holds_data, holds_data
 from tilingseg.readers.zarr_axes import fetch
 from tilingseg.readers.zarr_layout import describe
 from tilingseg.readers.zarr_store import open_node
@@ -72,7 +72,7 @@ class ZarrSource:
         data = stored[: len(stored) - layout.has_alpha]
         valid = holds_data(data, layout.nodata)
         if layout.has_alpha:
-            valid &= stored[-1] > 0
+            valid &= alpha_holds_data(stored[-1], reduced=level > 0)
         if layout.order != tuple(range(len(data))):
             data = data[list(layout.order)]
         return as_delivered(data, layout.info.dtype), valid

@@ -91,6 +91,15 @@ def open_node(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
         raise SceneError(f"{target.uri} cannot be opened as Zarr: {reason}") from error
 
 
+def _inside(target: ZarrTarget) -> list[str]:
+    """Return the names at the root of a store, as far as it can be listed."""
+    try:
+        root = zarr.open_group(_store(target.root), mode="r")
+        return sorted(root.keys())
+    except (OSError, BaseZarrError, ValueError, NotImplementedError):
+        return []
+
+
 def _store(root: str) -> Any:
     return ZipStore(root, mode="r") if root.lower().endswith(".zip") else root
 
@@ -99,5 +108,6 @@ def _not_found(target: ZarrTarget, path: str) -> str:
     if not target.is_remote and not Path(target.root).exists():
         return f"{target.uri}: no such file or folder"
     if path:
-        return f"{target.root} holds no array or group {path!r}"
+        inside = ", ".join(_inside(target)[:8])
+        return f"{target.root} holds no array or group {path!r}" + (inside and f", but {inside}")
     return f"{target.uri} is no Zarr store: it has no {' or '.join(_METADATA[:3])}"
