@@ -15,8 +15,9 @@ import torch
 
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
 from tilingseg.errors import PlanError, TileError
-from tilingseg.flow import RunOptions, prepare, run
+from tilingseg.flow import run
 from tilingseg.grid import Window
+from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
 from tilingseg.outputs import OutputOptions
@@ -287,43 +288,6 @@ class TestInterruption:
             subprocess.run(command(tmp_path / "out"), check=True)
         assert n_killed > 0
         assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "whole")
-
-
-def test_preparing_reads_no_pixel(model, scene, monkeypatch):
-    import tilingseg.flow
-
-    opened = tilingseg.flow.open_scene
-
-    def blind(*args, **kwargs):
-        reader = opened(*args, **kwargs)
-
-        def refuse(*_):
-            raise AssertionError("a pixel was read")
-
-        monkeypatch.setattr(type(reader), "read", refuse)
-        monkeypatch.setattr(type(reader), "read_reduced", refuse)
-        return reader
-
-    monkeypatch.setattr(tilingseg.flow, "open_scene", blind)
-    job = prepare(str(scene), options_for(model))
-    estimate = tilingseg.flow.estimate(job)
-    assert estimate.seconds > 0
-    assert estimate.inferred_ratio > 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"classes": ("tree",)}, "no class 'tree'; it has building, road"),
-        ({"thresholds": (("road", 1.5),)}, "threshold 1.5 must lie between 0 and 1"),
-        ({"thresholds": (("tree", 0.5),)}, "no class 'tree'"),
-        ({"workers": 0}, "workers must be 1 or more, got 0"),
-        ({"box": (0.0, 0.0, 1.0, 1.0)}, "does not overlap the scene"),
-    ],
-)
-def test_impossible_wishes_are_refused(model, scene, changes, words):
-    with pytest.raises(PlanError, match=words):
-        prepare(str(scene), options_for(model, **changes))
 
 
 def test_classes_that_are_not_asked_for_are_not_written(tmp_path, model, scene):

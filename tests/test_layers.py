@@ -30,11 +30,12 @@ MAY_IMPORT = {
     "export": {"errors", "grid", "records"},
     "training": {"errors", "grid", "model", "readers", "records", "metrics", "scaling"},
     "outputs": {"errors", "export", "features", "plan", "records", "store", "vectorize"},
+    "job": {"area", "errors", "infer", "model", "outputs", "plan", "readers", "records"},
     "flow": {
-        *("area", "errors", "infer", "model", "outputs", "plan", "readers", "records"),
-        *("scaling", "stitch", "store"),
+        *("area", "errors", "infer", "job", "outputs", "readers", "records", "scaling"),
+        *("stitch", "store"),
     },
-    "cli": {"errors", "features", "flow", "model", "outputs", "plan", "readers", "vectorize"},
+    "cli": {"errors", "flow", "job", "model", "outputs", "plan", "readers", "vectorize"},
     "__main__": {"cli"},
 }
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tilingseg.errors import TilingSegError
-    from tilingseg.flow import RunOptions, prepare, run
+    from tilingseg.flow import run
+    from tilingseg.job import RunOptions, prepare
     from tilingseg.model.load import load_model, save_model
     from tilingseg.model.spec import ModelSpec
     from tilingseg.plan import TilingOptions
@@ -33,13 +34,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ModelSpec": "tilingseg.model.spec",
-    "RunOptions": "tilingseg.flow",
+    "RunOptions": "tilingseg.job",
     "RunReport": "tilingseg.records",
     "TilingOptions": "tilingseg.plan",
     "TilingSegError": "tilingseg.errors",
     "load_model": "tilingseg.model.load",
     "open_scene": "tilingseg.readers",
-    "prepare": "tilingseg.flow",
+    "prepare": "tilingseg.job",
     "run": "tilingseg.flow",
     "save_model": "tilingseg.model.load",
 }

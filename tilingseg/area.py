@@ -101,9 +101,14 @@ def area_mask(area: BaseGeometry | None, window: Window) -> NDArray[np.bool_] | 
         return None
     if area.contains(frame):
         return np.ones(shape, dtype=bool)
+    # GDAL takes the identity for "lies nowhere" and warns: there one more row is drawn on top.
+    above = int(window.row == window.col == 0)
     inside: NDArray[Any] = geometry_mask(
-        [area], out_shape=shape, transform=Affine.translation(window.col, window.row), invert=True
-    )
+        [area],
+        out_shape=(window.height + above, window.width),
+        transform=Affine(1, 0, window.col, 0, 1, window.row - above),
+        invert=True,
+    )[above:]
     return inside if inside.any() else None
 
 

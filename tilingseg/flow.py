@@ -1,8 +1,8 @@
 """The order of the stages: plan, read, infer, stitch, store, export, vectorize.
 
-The only module that knows all of them. `prepare` decides everything before a pixel is read,
-`run_region` is the unit of work (one process, several devices and a cluster call the same
-function), `run` does a whole scene and is what the command line and `tilingseg.run` call.
+The only module that knows all of them. `run_region` is the unit of work (one process, several
+devices and a cluster call the same function), `run` does a whole scene and is what the command
+line and `tilingseg.run` call; what it does is decided in `job`.
 
 Nothing is lost: regions are recorded as they finish, an interrupted run goes on with those that
 are missing, and outputs get their final names only when they are whole.
@@ -14,80 +14,48 @@ import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import shapely
-
-from tilingseg import __version__
-from tilingseg.area import area_from_box, area_from_file, area_mask, area_window
+from tilingseg.area import area_mask
 from tilingseg.errors import PlanError, TilingSegError
-from tilingseg.infer import (
-    Tally,
-    TileSource,
-    TorchEngine,
-    choose_devices,
-    choose_precision,
-    predict,
+from tilingseg.infer import Tally, TileSource, predict
+from tilingseg.job import RunOptions, prepare
+from tilingseg.outputs import (
+    OutputFolder,
+    OutputOptions,
+    Results,
+    Wanted,
+    finish,
+    publish,
+    write_vectors,
 )
-from tilingseg.model.load import DEFAULT_MODEL, load_model
-from tilingseg.outputs import OutputFolder, OutputOptions, finish, publish
-from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
-from tilingseg.readers import open_scene
-from tilingseg.records import RegionReport, Scaling
+from tilingseg.readers.mask_file import open_mask
+from tilingseg.records import RegionReport
 from tilingseg.scaling import decide_scaling
 from tilingseg.stitch import Decision, stitch
 from tilingseg.store import WorkStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from shapely.geometry.base import BaseGeometry
 
     from tilingseg.infer import Engine
-    from tilingseg.model.load import LoadedModel
-    from tilingseg.model.spec import ModelSpec
-    from tilingseg.plan import Estimate
-    from tilingseg.records import Prediction, Region, RunReport, Scene, SceneReader
+    from tilingseg.job import Job
+    from tilingseg.records import Prediction, Region, RunReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What the user may ask of a run; the command line has a flag for each."""
+class VectorizeOptions:
+    """What the user may ask of `vectorize`."""
 
-    model: str | Path = DEFAULT_MODEL
-    """Name of a bundled model, or a model file."""
-    model_sha256: str | None = None
-    """Refuse the model file if its hash is another."""
-    bands: tuple[int, ...] | None = None
-    """Bands of the file, from 1, in the model's order; None: matched by name."""
-    gsd_m: float | None = None
-    """Pixel size that the network sees, metres on the ground; None: the model's own."""
-    pixel_m: float | None = None
-    """Pixel size of a scene that does not say its own, metres."""
-    box: tuple[float, float, float, float] | None = None
-    """Area of interest: min x, min y, max x, max y in the scene's CRS."""
-    area_file: Path | None = None
-    """Area of interest: the polygons of a vector file."""
     classes: tuple[str, ...] | None = None
-    """Classes to keep; None: all."""
-    thresholds: tuple[tuple[str | None, float], ...] = ()
-    """(class, probability) pairs that replace the model's thresholds; class None: all."""
-    tiling: TilingOptions = field(default_factory=TilingOptions)
-    """Tile size, overlap, blending, batch."""
-    device: str = "auto"
-    """`auto`, or device names of torch separated by commas."""
-    precision: str = "auto"
-    """`auto`, `fp32`, `fp16` or `bf16`."""
-    workers: int = 2
-    """Threads that read and decode tiles, for each device."""
-    outputs: OutputOptions = field(default_factory=OutputOptions)
-    """What is written."""
+    """Classes to vectorise; None: all."""
+    pixel_m: float | None = None
+    """Pixel size of a mask that does not say its own, metres."""
+    outputs: OutputOptions = field(default_factory=lambda: OutputOptions(formats=("geojson",)))
+    """Formats, and how the vectors are made."""
     overwrite: bool = False
-    """Replace the outputs of an earlier run."""
-    resume: bool = True
-    """Go on with an interrupted run; False: start anew."""
+    """Replace files that exist."""
 
 
 class StoppedError(TilingSegError):
@@ -103,79 +71,6 @@ class Progress(Protocol):
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Take no note."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
-    """A plan and what is needed to carry it out."""
-
-    plan: RunPlan
-    """What will be done."""
-    reader: SceneReader
-    """The open scene."""
-    model: LoadedModel
-    """The network."""
-    area: BaseGeometry | None
-    """Area of interest in pixel coordinates; None: the whole scene."""
-    devices: tuple[str, ...]
-    """Devices that share the regions."""
-    workers: int
-    """Reader threads for each device."""
-
-    def engine(self, device: str, scaling: Scaling) -> Engine:
-        """Load the network onto a device."""
-        precision = self.plan.model.precision
-        return TorchEngine(self.model.module, self.model.spec, scaling, device, precision)
-
-
-def prepare(uri: str, options: RunOptions) -> Job:
-    """Open scene and model and plan the run; no pixel is read.
-
-    Args:
-        uri: path or URL of the scene.
-        options: what the user asked for.
-
-    Raises:
-        TilingSegError: scene, model or options are unusable or do not fit each other.
-    """
-    if options.workers < 1:
-        raise PlanError(f"workers must be 1 or more, got {options.workers}")
-    model = load_model(options.model, sha256=options.model_sha256)
-    spec = model.spec
-    reader = open_scene(
-        uri,
-        bands=options.bands,
-        band_names=spec.bands,
-        gsd_m=spec.gsd_m if options.gsd_m is None else options.gsd_m,
-        pixel_m=options.pixel_m,
-    )
-    scene = reader.scene
-    area = _area(options, scene)
-    devices = choose_devices(options.device)
-    tiling = plan_tiles(scene, model.geometry, options.tiling, spec.tile_size_px)
-    plan = RunPlan(
-        software=__version__,
-        scene=scene,
-        model=ModelUse(
-            spec=spec,
-            sha256=model.sha256,
-            class_indexes=_class_indexes(options.classes, spec),
-            thresholds=_thresholds(options, spec),
-            device_type=devices[0].partition(":")[0],
-            precision=choose_precision(options.precision, devices[0]),
-        ),
-        tiling=tiling,
-        extent=tiling.grid.scene_window if area is None else area_window(area, scene),
-        area_wkt=None if area is None else shapely.to_wkt(area, rounding_precision=-1),
-    )
-    return Job(
-        plan=plan,
-        reader=reader,
-        model=model,
-        area=area,
-        devices=devices,
-        workers=options.workers,
-    )
 
 
 def run(
@@ -214,22 +109,44 @@ def run(
         job.reader.close()
 
 
-def estimate(job: Job) -> Estimate:
-    """Estimate memory and time of a job from a measured forward pass; no pixel is read."""
-    plan = job.plan
-    height, width = plan.grid.tile_shape
-    n_bands = len(plan.scene.bands)
-    shape = (plan.tiling.batch_size, n_bands, height, width)
-    empty = Scaling(low=(0.0,) * n_bands, high=(1.0,) * n_bands, source="none")
-    engine = job.engine(job.devices[0], empty)
-    pixels = np.zeros(shape, dtype=plan.scene.dtype)
-    valid = np.ones((shape[0], height, width), dtype=bool)
-    seconds = []
-    for _ in range(2):  # the first pass also prepares the device
-        start = time.perf_counter()
-        float(engine.probabilities(pixels, valid)[0, 0, 0, 0])  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    return estimate_run(plan, min(seconds) / len(job.devices), job.workers)
+def vectorize(
+    uri: str | Path,
+    out_dir: str | Path | None = None,
+    *,
+    options: VectorizeOptions | None = None,
+) -> Results:
+    """Turn the classes of any mask raster into vectors.
+
+    Args:
+        uri: path or URL of a raster of whole numbers; classes are named by the file or its values.
+        out_dir: folder of the outputs; None: the current one.
+        options: what to do other than by default.
+
+    Returns:
+        Paths and counts.
+
+    Raises:
+        TilingSegError: the file is no mask, or the outputs cannot be written.
+    """
+    options = options or VectorizeOptions()
+    mask = open_mask(uri, pixel_m=options.pixel_m)
+    try:
+        names = options.classes or mask.classes
+        for name in names:
+            if name not in mask.classes:
+                raise PlanError(
+                    f"{uri} has no class {name!r}; it has {', '.join(mask.classes) or 'none'}"
+                )
+        name = Path(uri).stem.removesuffix("_mask")
+        folder = OutputFolder(path=Path(out_dir or "."), scene=name)
+        layers = tuple(mask.classes.index(name) for name in names)
+        folder.check_layers(names, options.outputs, overwrite=options.overwrite)
+        results = Results()
+        wanted = Wanted(class_indexes=layers, thresholds=(0.5,) * len(mask.classes))
+        write_vectors(mask, wanted, folder, options.outputs, results)
+        return results
+    finally:
+        mask.close()
 
 
 def run_region(
@@ -330,41 +247,3 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
             stop.set()  # one failed, or Ctrl-C: the others give up too
         for future in finished:
             future.result()
-
-
-def _area(options: RunOptions, scene: Scene) -> BaseGeometry | None:
-    if options.box is not None and options.area_file is not None:
-        raise PlanError("give a box or a file as the area of interest, not both")
-    if options.box is not None:
-        return area_from_box(scene, options.box)
-    if options.area_file is not None:
-        return area_from_file(scene, options.area_file)
-    return None
-
-
-def _class_indexes(wanted: tuple[str, ...] | None, spec: ModelSpec) -> tuple[int, ...]:
-    for name in wanted or ():
-        _check_class(name, spec)
-    return tuple(
-        index for index, name in enumerate(spec.classes) if wanted is None or name in wanted
-    )
-
-
-def _thresholds(options: RunOptions, spec: ModelSpec) -> tuple[float, ...]:
-    chosen = dict(zip(spec.classes, spec.thresholds, strict=True))
-    for name, value in options.thresholds:
-        if not 0 < value < 1:
-            raise PlanError(f"threshold {value:g} must lie between 0 and 1")
-        if name is None:
-            chosen = dict.fromkeys(chosen, value)
-        else:
-            _check_class(name, spec)
-            chosen[name] = value
-    return tuple(chosen.values())
-
-
-def _check_class(name: str, spec: ModelSpec) -> None:
-    if name not in spec.classes:
-        raise PlanError(
-            f"model {spec.name!r} has no class {name!r}; it has {', '.join(spec.classes)}"
-        )

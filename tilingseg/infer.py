@@ -142,7 +142,7 @@ class TorchEngine:
         batch = normalize(on_device, known, self._scaling, self._spec)
         batch = batch.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            logits = self._module(batch)
+            logits: torch.Tensor = self._module(batch)
         expected = (len(pixels), self._spec.n_outputs, *pixels.shape[2:])
         if tuple(logits.shape) != expected:
             raise ModelError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from tilingseg.plan import RunPlan
-    from tilingseg.records import Feature, RegionReport, SceneReader
+    from tilingseg.records import Feature, MaskReader, RegionReport, SceneReader
     from tilingseg.store import WorkStore
 
 RASTER_FORMATS = ("cog", "zarr")
@@ -119,6 +120,23 @@ class OutputFolder:
         Raises:
             OutputError: it cannot be written, or holds outputs and `overwrite` is off.
         """
+        self._make()
+        # the outputs of an interrupted run are its own to replace
+        if not (overwrite or self.work.exists()):
+            _refuse_standing([self.report, *sorted(self.path.glob(f"{self.scene}_*"))])
+
+    def check_layers(
+        self, names: Iterable[str], options: OutputOptions, *, overwrite: bool
+    ) -> None:
+        """Do the same where nothing but vector layers will be written."""
+        self._make()
+        suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
+        if not suffixes:
+            raise PlanError(f"choose a vector format: {', '.join(VECTOR_SUFFIXES)}")
+        if not overwrite:
+            _refuse_standing([self.of_layer(n, suffix) for n in names for suffix in suffixes])
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / "run.json.part"
@@ -128,26 +146,41 @@ class OutputFolder:
             raise OutputError(
                 f"the output folder {self.path} cannot be written: {error.strerror or error}"
             ) from error
-        if overwrite or self.work.exists():
-            return
-        standing = [self.report, *sorted(self.path.glob(f"{self.scene}_*"))]
-        if standing := [path for path in standing if path.exists()]:
+
+
+def _refuse_standing(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists():
             raise OutputError(
-                f"{standing[0]} exists; replace it with --overwrite or choose another folder"
+                f"{path} exists; replace it with --overwrite or choose another folder"
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which classes of a mask are vectorised."""
+
+    class_indexes: tuple[int, ...]
+    """Positions in the mask's classes."""
+    thresholds: tuple[float, ...]
+    """Probability from which a pixel belonged to the class, for every class."""
+
+
 @dataclass(slots=True)
-class _Results:
+class Results:
     """What has been written so far."""
 
     outputs: list[tuple[str, str]] = field(default_factory=list)
+    """(kind, path) pairs."""
     n_features: dict[str, int] = field(default_factory=dict)
+    """By layer."""
     left_out: Counter[str] = field(default_factory=Counter)
+    """By what and why."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
+        """Note the time spent inside as that of a stage."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)
@@ -172,11 +205,12 @@ def publish(
     Raises:
         OutputError: the disk is full or gone; the store is kept.
     """
-    results = _Results()
+    results, model = Results(), store.plan.model
+    wanted = Wanted(class_indexes=model.class_indexes, thresholds=model.thresholds)
     with results.clock("export"):
         _write_rasters(store, folder, options, results)
     with results.clock("vectorize"):
-        outlines = _write_vectors(store, folder, options, results)
+        outlines = write_vectors(store, wanted, folder, options, results)
     with results.clock("preview"):
         path = folder.path / "preview.png"
         write_preview(path, reader, store, store.plan.extent, outlines)
@@ -196,7 +230,7 @@ def finish(store: WorkStore, folder: OutputFolder, text: str) -> RunReport:
 
 
 def _write_rasters(
-    store: WorkStore, folder: OutputFolder, options: OutputOptions, results: _Results
+    store: WorkStore, folder: OutputFolder, options: OutputOptions, results: Results
 ) -> None:
     extent, tags = store.plan.extent, _tags(store)
     if "cog" in options.formats:
@@ -213,30 +247,48 @@ def _write_rasters(
         results.outputs.append(("mask", str(path)))
 
 
-def _write_vectors(
-    store: WorkStore, folder: OutputFolder, options: OutputOptions, results: _Results
+def write_vectors(
+    mask: MaskReader,
+    wanted: Wanted,
+    folder: OutputFolder,
+    options: OutputOptions,
+    results: Results,
 ) -> list[BaseGeometry]:
-    """Write every layer in every format; return outlines for the preview."""
+    """Write every layer of a mask in every vector format.
+
+    Args:
+        mask: what is vectorised.
+        wanted: which of its classes.
+        folder: where the files go.
+        options: formats, and how the vectors are made.
+        results: paths and counts are added here.
+
+    Returns:
+        Outlines for a preview, in pixel coordinates; not all of them where there are many.
+
+    Raises:
+        OutputError: the disk is full or gone.
+    """
     suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
-    if not suffixes:
-        return []
     outlines: list[BaseGeometry] = []
-    model = store.plan.model
-    for name, geometry_type, features in vector_layers(
-        store, model.class_indexes, model.thresholds, options.vectors, results.left_out
-    ):
-        layer = Layer(
-            name=f"{folder.scene}_{name}", georef=store.georef, geometry_type=geometry_type
-        )
-        spool = _Spool(store.folder / f"{name}.features", features)
-        for suffix in suffixes:
-            path = folder.of_layer(name, suffix)
-            written = write_features(spool, path, layer)
-            results.outputs.append((name, str(path)))
-            results.left_out.update(dict(written.left_out))
-            results.n_features[name] = written.n_features
-        missing = MAX_OUTLINES - len(outlines)
-        outlines += [feature.geometry for feature in islice(spool, missing)]
+    if not suffixes:
+        return outlines
+    with tempfile.TemporaryDirectory(prefix="features.part", dir=folder.path) as spools:
+        for name, geometry_type, features in vector_layers(
+            mask, wanted.class_indexes, wanted.thresholds, options.vectors, results.left_out
+        ):
+            layer = Layer(
+                name=f"{folder.scene}_{name}", georef=mask.georef, geometry_type=geometry_type
+            )
+            spool = _Spool(Path(spools) / name, features)
+            for suffix in suffixes:
+                path = folder.of_layer(name, suffix)
+                written = write_features(spool, path, layer)
+                results.outputs.append((name, str(path)))
+                results.left_out.update(dict(written.left_out))
+                results.n_features[name] = written.n_features
+            missing = MAX_OUTLINES - len(outlines)
+            outlines += [feature.geometry for feature in islice(spool, missing)]
     return outlines
 
 
@@ -273,7 +325,7 @@ def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _report(store: WorkStore, results: _Results, n_resumed: int) -> RunReport:
+def _report(store: WorkStore, results: Results, n_resumed: int) -> RunReport:
     plan, regions = store.plan, tuple(store.completed().values())
     seconds: Counter[str] = Counter()
     for region in regions:

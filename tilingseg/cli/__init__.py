@@ -14,9 +14,16 @@ from typing import Any
 import click
 
 from tilingseg import __version__
-from tilingseg.cli.options import parse_bands, parse_list, run_options, scene_options
+from tilingseg.cli.options import (
+    parse_bands,
+    parse_list,
+    regularize_option,
+    run_options,
+    scene_options,
+)
 from tilingseg.cli.printing import (
     Bars,
+    counted,
     duration,
     pixel_text,
     print_model,
@@ -85,6 +92,7 @@ def cli() -> None:
 @click.option("--probability", is_flag=True, help="Keep the probabilities too, uint8, 255 = 1.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what was decided and why.")
+@regularize_option
 @scene_options
 def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
     """Segment SCENE (path or URL) and write masks, polygons and a preview.
@@ -95,10 +103,15 @@ def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
 
     from tilingseg import flow
     from tilingseg.outputs import OutputOptions
+    from tilingseg.vectorize.layers import VectorOptions
 
     options = replace(
         run_options(wishes),
-        outputs=OutputOptions(formats=wishes["formats"], probability=wishes["probability"]),
+        outputs=OutputOptions(
+            formats=wishes["formats"],
+            probability=wishes["probability"],
+            vectors=VectorOptions(regularize=wishes["regularize"]),
+        ),
         overwrite=wishes["overwrite"],
         resume=wishes["resume"],
     )
@@ -116,10 +129,10 @@ def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
 @scene_options
 def plan(scene: str, **wishes: Any) -> None:
     """Print tiles, regions, memory and time of a run; no pixel of SCENE is read."""
-    from tilingseg import flow
+    from tilingseg.job import estimate_job, prepare
 
-    job = flow.prepare(scene, run_options(wishes))
-    estimate = flow.estimate(job)
+    job = prepare(scene, run_options(wishes))
+    estimate = estimate_job(job)
     print_scene(job)
     tiling, grid = job.plan.tiling, job.plan.grid
     height, width = grid.tile_shape
@@ -137,6 +150,56 @@ def plan(scene: str, **wishes: Any) -> None:
             ("memory", f"about {estimate.memory_bytes / 1e9:.1f} GB"),
             ("time", f"about {duration(estimate.seconds)} of inference"),
         ]
+    )
+
+
+@cli.command()
+@click.argument("mask")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of the outputs. [default: the current one]",
+)
+@click.option("-f", "--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--classes", callback=parse_list, metavar="A,B", help="Classes. [default: all]")
+@click.option(
+    "--formats",
+    callback=parse_list,
+    default="geojson",
+    metavar="A,B",
+    help="geojson, geojsonseq, gpkg, fgb, parquet.",
+)
+@regularize_option
+@click.option(
+    "--pixel-size",
+    type=float,
+    metavar="METRES",
+    help="Pixel size of a mask that does not say its own.",
+)
+def vectorize(mask: str, **wishes: Any) -> None:
+    """Turn the classes of MASK, any raster of whole numbers, into polygons and centrelines."""
+    from tilingseg import flow
+    from tilingseg.outputs import OutputOptions
+    from tilingseg.vectorize.layers import VectorOptions
+
+    results = flow.vectorize(
+        mask,
+        wishes["out"],
+        options=flow.VectorizeOptions(
+            classes=wishes["classes"],
+            pixel_m=wishes["pixel_size"],
+            outputs=OutputOptions(
+                formats=wishes["formats"], vectors=VectorOptions(regularize=wishes["regularize"])
+            ),
+            overwrite=wishes["overwrite"],
+        ),
+    )
+    for _, path in results.outputs:
+        click.echo(path)
+    print_rows(
+        counted(tuple(results.n_features.items()), tuple(results.left_out.items())), err=True
     )
 
 

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tilingseg.flow import RunOptions
+    from tilingseg.job import RunOptions
 
     Command = Callable[..., None]
 
@@ -65,6 +65,13 @@ def _together(*options: Any) -> Callable[[Command], Command]:
 
     return add
 
+
+regularize_option = click.option(
+    "--regularize",
+    type=click.Choice(["off", "auto", "strict"]),
+    default="auto",
+    help="Right angles of building footprints: where the outline agrees, everywhere, nowhere.",
+)
 
 scene_options = _together(
     click.option("--model", default="buildings-roads", metavar="NAME|FILE", help="Model to use."),
@@ -154,7 +161,7 @@ scene_options = _together(
 
 def run_options(wishes: dict[str, Any]) -> RunOptions:
     """Turn the parsed flags of `scene_options` into options of the API."""
-    from tilingseg.flow import RunOptions
+    from tilingseg.job import RunOptions
     from tilingseg.plan import TilingOptions
 
     return RunOptions(

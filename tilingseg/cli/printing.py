@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from tilingseg.flow import Job
+    from tilingseg.job import Job
     from tilingseg.model.load import LoadedModel
     from tilingseg.records import RunReport
 
@@ -94,8 +94,7 @@ def print_report(report: RunReport, *, verbose: bool) -> None:
             f"{report.n_tiles:,} inferred, {report.n_tiles_nodata:,} without data, "
             f"{report.n_tiles_outside:,} outside the area",
         ),
-        *((name, f"{count:,} polygons") for name, count in report.n_features),
-        *(("left out", f"{count:,} {reason}") for reason, count in report.left_out if count),
+        *counted(report.n_features, report.left_out),
         *(("note", note) for note in report.notes),
     ]
     if report.n_regions_resumed:
@@ -103,6 +102,14 @@ def print_report(report: RunReport, *, verbose: bool) -> None:
     if verbose:
         rows += [(stage, f"{spent:.1f} s") for stage, spent in report.seconds]
     print_rows(rows, err=True)
+
+
+def counted(
+    n_features: tuple[tuple[str, int], ...], left_out: tuple[tuple[str, int], ...]
+) -> list[tuple[str, str]]:
+    """Return the rows that say what was vectorised and what was not."""
+    rows = [(name, f"{count:,} features") for name, count in n_features]
+    return rows + [("left out", f"{count:,} {reason}") for reason, count in left_out if count]
 
 
 def print_rows(rows: list[tuple[str, str]], *, err: bool = False) -> None:
@@ -115,7 +122,7 @@ def pixel_text(gsd_m: float | None) -> str:
     """Put a pixel size into words; metres in."""
     if gsd_m is None:
         return "an unknown pixel size"
-    return f"{gsd_m * 1e6:.4g} µm" if gsd_m < 1e-3 else f"{gsd_m:.4g} m"
+    return f"{gsd_m * 1e6:.3g} µm" if gsd_m < 1e-3 else f"{gsd_m:.3g} m"
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,366 @@
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return make_model(folder / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def scene(folder):
+    return make_geotiff(folder / "scene.tif", smooth_noise(150, 170))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tilingseg", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["info"], ["vectorize"]])
+    def test_is_there_for_every_command(self, call, command):
+        code, out, _ = call(*command, "--help")
+        assert code == 0
+        assert "Usage: " in out
+
+    def test_does_not_wait_for_the_heavy_packages(self):
+        script = (
+            "import sys; sys.argv = ['tilingseg', '--help']\n"
+            "from tilingseg.cli import main\n"
+            "main()\n"
+            "heavy = {'torch', 'rasterio', 'zarr', 'geopandas', 'numpy'} & set(sys.modules)\n"
+            "sys.exit(f'imported {heavy}' if heavy else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def test_wrong_usage_exits_with_2(self, call):
+        code, _, err = call("run", "a.tif", "--blend", "magic")
+        assert code == 2
+        assert "magic" in err
+
+
+class TestRun:
+    def test_prints_paths_to_stdout_and_the_rest_to_stderr(self, call, tmp_path, model, scene):
+        code, out, err = call("run", scene, "-o", tmp_path / "out", "--model", model)
+        assert code == 0
+        paths = out.split()
+        assert tmp_path.joinpath("out", "scene_mask.tif") in map(Path, paths)
+        assert all(Path(path).exists() for path in paths)
+        assert "tiles" in err
+        assert "features" in err
+
+    def test_quiet_prints_nothing(self, call, tmp_path, model, scene):
+        result = call("run", scene, "-o", tmp_path / "out", "--model", model, "-q")
+        assert result == (0, "", "")
+
+    def test_flags_reach_the_plan(self, call, tmp_path, model, scene):
+        code, *_ = call(
+            *("run", scene, "-o", tmp_path / "out", "--model", model, "-q"),
+            *("--tile-size", 96, "--overlap", 32, "--blend", "hann", "--batch-size", 3),
+            *("--threshold", "road=0.6", "--threshold", "building=0.4", "--classes", "road"),
+            *("--bands", "3,2,1", "--precision", "bf16", "--device", "cpu", "--probability"),
+            *("--formats", "cog,zarr,gpkg", "--bbox", "500010,4999940,500060,4999990"),
+        )
+        assert code == 0
+        plan = json.loads((tmp_path / "out" / "run.json").read_text())["plan"]
+        assert plan["tiling"]["grid"]["tile_size_px"] == 96
+        assert plan["tiling"]["grid"]["overlap_px"] == 32
+        assert plan["tiling"]["stitching"] == "hann"
+        assert plan["tiling"]["batch_size"] == 3
+        assert plan["model"]["thresholds"] == [0.4, 0.6]
+        assert plan["model"]["class_indexes"] == [1]
+        assert plan["model"]["precision"] == "bf16"
+        assert [band["index"] for band in plan["scene"]["bands"]] == [3, 2, 1]
+        assert plan["extent"] == {"row": 20, "col": 20, "height": 100, "width": 100}
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert {"scene_mask.tif", "scene_probability.tif", "scene_mask.zarr"} <= names
+        assert "scene_road.gpkg" in names
+        assert "scene_road.geojson" not in names
+
+    def test_has_a_default_folder(self, call, tmp_path, model, scene, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert call("run", scene, "--model", model, "-q")[0] == 0
+        assert (tmp_path / "scene_tilingseg" / "scene_mask.tif").exists()
+
+    def test_overwrites_when_told_to(self, call, tmp_path, model, scene):
+        arguments = ("run", scene, "-o", tmp_path / "out", "--model", model, "-q")
+        assert call(*arguments)[0] == 0
+        before = (tmp_path / "out" / "scene_mask.tif").read_bytes()
+        assert call(*arguments)[0] == 1
+        assert call(*arguments, "-f", "--threshold", "0.9")[0] == 0
+        assert (tmp_path / "out" / "scene_mask.tif").read_bytes() != before
+
+
+class TestPlan:
+    def test_prints_tiles_regions_memory_and_time(self, call, model, scene):
+        code, out, _ = call("plan", scene, "--model", model)
+        assert code == 0
+        for word in ("tiles", "regions", "memory", "time", "stitching", "exact"):
+            assert word in out
+
+
+class TestVectorize:
+    def test_gives_the_layers_of_the_run(self, call, tmp_path, model, scene):
+        out = tmp_path / "out"
+        assert call("run", scene, "-o", out, "--model", model, "-q")[0] == 0
+        code, stdout, err = call("vectorize", out / "scene_mask.tif", "-o", tmp_path / "again")
+        assert code == 0
+        assert "features" in err
+        names = {Path(path).name for path in stdout.split()}
+        assert {"scene_building.geojson", "scene_road.geojson"} <= names
+
+    def test_refuses_what_exists_and_unknown_classes(self, call, tmp_path, model, scene):
+        out = tmp_path / "out"
+        assert call("run", scene, "-o", out, "--model", model, "-q")[0] == 0
+        code, _, err = call("vectorize", out / "scene_mask.tif", "-o", out)
+        assert code == 1
+        assert "scene_building.geojson exists" in err
+        code, _, err = call("vectorize", out / "scene_mask.tif", "--classes", "tree")
+        assert code == 1
+        assert "no class 'tree'; it has building, road" in err
+
+    def test_refuses_a_photo(self, call, scene, tmp_path):
+        code, _, err = call("vectorize", scene, "-o", tmp_path)
+        assert code == 1
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+
+
+class TestInfo:
+    def test_describes_a_scene(self, call, scene):
+        code, out, _ = call("info", scene)
+        assert code == 0
+        assert "170 × 150 px" in out
+        assert "EPSG:32633" in out
+        assert "0.5 m" in out
+
+    def test_describes_a_model(self, call, model):
+        code, out, _ = call("info", model)
+        assert code == 0
+        assert "building ≥ 0.5, road ≥ 0.5" in out
+        assert "halo" in out
+
+
+@contextmanager
+def full_disk(path):
+    """A file system of 300 kB; needs the right to mount."""
+    path.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip(f"no right to mount a small file system: {done.stderr.decode().strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+class TestBadInput:
+    """Each gives one clear line, exit code 1, and no file under a final name."""
+
+    def refuse(self, call, out, *arguments, words):
+        code, stdout, err = call("run", *arguments, "-o", out, "-q")
+        assert code == 1, err
+        assert stdout == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, f"more than one line: {err}"
+        for word in words:
+            assert word in err
+        standing = out.rglob("*") if out.is_dir() else ()
+        finals = [p for p in standing if p.is_file() and "work" not in p.relative_to(out).parts]
+        assert finals == []
+
+    def test_missing_file(self, call, tmp_path, model):
+        self.refuse(
+            call, tmp_path / "o", tmp_path / "none.tif", "--model", model, words=["none.tif"]
+        )
+
+    @pytest.mark.parametrize("content", [b"", b"no raster", b"PK\x03\x04" + bytes(100)])
+    def test_not_a_raster(self, call, tmp_path, model, content):
+        path = tmp_path / "a.tif"
+        path.write_bytes(content)
+        self.refuse(call, tmp_path / "o", path, "--model", model, words=["a.tif"])
+
+    @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+    def test_truncated_tiff(self, call, tmp_path, model, scene, share):
+        content = scene.read_bytes()
+        path = tmp_path / "cut.tif"
+        path.write_bytes(content[: int(len(content) * share)])
+        self.refuse(call, tmp_path / "o", path, "--model", model, words=["cut.tif"])
+
+    def test_zero_size(self, call, tmp_path, model):
+        import zarr
+
+        zarr.create_array(tmp_path / "a.zarr", shape=(3, 0, 50), dtype="uint8", chunks=(3, 1, 50))
+        self.refuse(call, tmp_path / "o", tmp_path / "a.zarr", "--model", model, words=["a.zarr"])
+
+    def test_wrong_band_count(self, call, tmp_path, model):
+        path = make_geotiff(tmp_path / "grey.tif", smooth_noise(90, 90, 1))
+        self.refuse(call, tmp_path / "o", path, "--model", model, words=["band", "--bands 1,1,1"])
+
+    def test_band_that_does_not_exist(self, call, tmp_path, model, scene):
+        self.refuse(call, tmp_path / "o", scene, "--model", model, "--bands", "1,2,9", words=["9"])
+
+    def test_model_that_does_not_exist(self, call, tmp_path, scene):
+        self.refuse(call, tmp_path / "o", scene, "--model", "other", words=["'other'"])
+
+    @pytest.mark.parametrize("name", ["a.safetensors", "a.pt"])
+    def test_model_file_that_is_no_model(self, call, tmp_path, scene, name):
+        path = tmp_path / name
+        path.write_bytes(b"weights?")
+        self.refuse(call, tmp_path / "o", scene, "--model", path, words=[name])
+
+    def test_model_of_another_hash(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--model-sha256", "00ff"),
+            words=["hash", "00ff"],
+        )
+
+    def test_crs_that_cannot_be_transformed(self, call, tmp_path, model):
+        local = 'LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+        path = make_geotiff(tmp_path / "site.tif", smooth_noise(90, 90), crs=local)
+        self.refuse(call, tmp_path / "o", path, "--model", model, words=["site.tif", "CRS"])
+
+    def test_output_folder_that_cannot_be_written(self, call, tmp_path, model, scene):
+        (tmp_path / "file").write_text("in the way")
+        self.refuse(
+            call, tmp_path / "file" / "out", scene, "--model", model, words=["cannot be written"]
+        )
+
+    def test_output_exists(self, call, tmp_path, model, scene):
+        arguments = ("run", scene, "--model", model, "-q", "-o", tmp_path / "out")
+        assert call(*arguments)[0] == 0
+        before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+        code, _, err = call(*arguments)
+        assert code == 1
+        assert "exists; replace it with --overwrite" in err
+        assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+    def test_disk_full(self, call, tmp_path, model):
+        path = make_geotiff(tmp_path / "large.tif", smooth_noise(900, 900))
+        with full_disk(tmp_path / "disk") as disk:
+            self.refuse(
+                call, disk / "out", path, "--model", model, "--probability", words=["space"]
+            )
+
+    def test_area_outside_the_scene(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--bbox", "0,0,5,5"),
+            words=["does not overlap the scene"],
+        )
+
+    def test_threshold_out_of_range(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--threshold", "1.5"),
+            words=["1.5", "between 0 and 1"],
+        )
+
+    def test_unknown_class(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--classes", "tree"),
+            words=["'tree'", "building, road"],
+        )
+
+    def test_unknown_format(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--formats", "shp"),
+            words=["'shp'", "geojson"],
+        )
+
+    def test_resuming_with_a_changed_plan(self, call, tmp_path, model, scene, monkeypatch):
+        import tilingseg.flow
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        out = tmp_path / "out"
+        with monkeypatch.context() as patch:
+            patch.setattr(tilingseg.flow, "publish", interrupt)
+            code, _, err = call("run", scene, "--model", model, "-q", "-o", out)
+        assert code == 130
+        assert "repeat the command to go on" in err
+        self.refuse(
+            *(call, out, scene, "--model", model, "--threshold", "0.7"),
+            words=["thresholds", "0.7", "--no-resume"],
+        )
+        assert call("run", scene, "--model", model, "-q", "-o", out)[0] == 0
+
+    def test_no_network_for_a_url(self, call, tmp_path, model, monkeypatch):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+        self.refuse(
+            *(call, tmp_path / "o", f"http://127.0.0.1:{port}/scene.tif", "--model", model),
+            words=[f"127.0.0.1:{port}"],
+        )
+
+    def test_url_that_does_not_exist(self, call, tmp_path, model):
+        with serve(tmp_path) as url:
+            self.refuse(
+                call, tmp_path / "o", f"{url}/none.tif", "--model", model, words=["none.tif"]
+            )
+
+
+@contextmanager
+def serve(folder):
+    """Serve a folder on loopback."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_python_dash_m_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "tilingseg", "--version"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("tilingseg, version ")

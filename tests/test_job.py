@@ -1,0 +1,62 @@
+import pytest
+
+from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg.errors import PlanError
+from tilingseg.job import RunOptions, prepare
+from tilingseg.plan import TilingOptions
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("job")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return make_model(folder / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def scene(folder):
+    return make_geotiff(folder / "scene.tif", smooth_noise(700, 900))
+
+
+def options_for(model, **changes):
+    return RunOptions(model=model, device="cpu", **changes)
+
+
+def test_preparing_reads_no_pixel(model, scene, monkeypatch):
+    import tilingseg.job
+
+    opened = tilingseg.job.open_scene
+
+    def blind(*args, **kwargs):
+        reader = opened(*args, **kwargs)
+
+        def refuse(*_):
+            raise AssertionError("a pixel was read")
+
+        monkeypatch.setattr(type(reader), "read", refuse)
+        monkeypatch.setattr(type(reader), "read_reduced", refuse)
+        return reader
+
+    monkeypatch.setattr(tilingseg.job, "open_scene", blind)
+    job = prepare(str(scene), options_for(model, tiling=TilingOptions(tile_size_px=128)))
+    estimate = tilingseg.job.estimate_job(job)
+    assert estimate.seconds > 0
+    assert estimate.inferred_ratio > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classes": ("tree",)}, "no class 'tree'; it has building, road"),
+        ({"thresholds": (("road", 1.5),)}, "threshold 1.5 must lie between 0 and 1"),
+        ({"thresholds": (("tree", 0.5),)}, "no class 'tree'"),
+        ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"box": (0.0, 0.0, 1.0, 1.0)}, "does not overlap the scene"),
+    ],
+)
+def test_impossible_wishes_are_refused(model, scene, changes, words):
+    with pytest.raises(PlanError, match=words):
+        prepare(str(scene), options_for(model, **changes))

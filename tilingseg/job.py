@@ -1,0 +1,202 @@
+"""A job: what the user asked for becomes a plan, with what is needed to carry it out.
+
+Everything is decided here before a pixel is read: scene, model, area of interest, tiles, devices.
+Wishes that cannot be met end here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from tilingseg import __version__
+from tilingseg.area import area_from_box, area_from_file, area_window
+from tilingseg.errors import PlanError
+from tilingseg.infer import TorchEngine, choose_devices, choose_precision
+from tilingseg.model.load import DEFAULT_MODEL, load_model
+from tilingseg.outputs import OutputOptions
+from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
+from tilingseg.readers import open_scene
+from tilingseg.records import Scaling
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shapely.geometry.base import BaseGeometry
+
+    from tilingseg.infer import Engine
+    from tilingseg.model.load import LoadedModel
+    from tilingseg.model.spec import ModelSpec
+    from tilingseg.plan import Estimate
+    from tilingseg.records import Scene, SceneReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the user may ask of a run; the command line has a flag for each."""
+
+    model: str | Path = DEFAULT_MODEL
+    """Name of a bundled model, or a model file."""
+    model_sha256: str | None = None
+    """Refuse the model file if its hash is another."""
+    bands: tuple[int, ...] | None = None
+    """Bands of the file, from 1, in the model's order; None: matched by name."""
+    gsd_m: float | None = None
+    """Pixel size that the network sees, metres on the ground; None: the model's own."""
+    pixel_m: float | None = None
+    """Pixel size of a scene that does not say its own, metres."""
+    box: tuple[float, float, float, float] | None = None
+    """Area of interest: min x, min y, max x, max y in the scene's CRS."""
+    area_file: Path | None = None
+    """Area of interest: the polygons of a vector file."""
+    classes: tuple[str, ...] | None = None
+    """Classes to keep; None: all."""
+    thresholds: tuple[tuple[str | None, float], ...] = ()
+    """(class, probability) pairs that replace the model's thresholds; class None: all."""
+    tiling: TilingOptions = field(default_factory=TilingOptions)
+    """Tile size, overlap, blending, batch."""
+    device: str = "auto"
+    """`auto`, or device names of torch separated by commas."""
+    precision: str = "auto"
+    """`auto`, `fp32`, `fp16` or `bf16`."""
+    workers: int = 2
+    """Threads that read and decode tiles, for each device."""
+    outputs: OutputOptions = field(default_factory=OutputOptions)
+    """What is written."""
+    overwrite: bool = False
+    """Replace the outputs of an earlier run."""
+    resume: bool = True
+    """Go on with an interrupted run; False: start anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A plan and what is needed to carry it out."""
+
+    plan: RunPlan
+    """What will be done."""
+    reader: SceneReader
+    """The open scene."""
+    model: LoadedModel
+    """The network."""
+    area: BaseGeometry | None
+    """Area of interest in pixel coordinates; None: the whole scene."""
+    devices: tuple[str, ...]
+    """Devices that share the regions."""
+    workers: int
+    """Reader threads for each device."""
+
+    def engine(self, device: str, scaling: Scaling) -> Engine:
+        """Load the network onto a device."""
+        precision = self.plan.model.precision
+        return TorchEngine(self.model.module, self.model.spec, scaling, device, precision)
+
+
+def prepare(uri: str, options: RunOptions) -> Job:
+    """Open scene and model and plan the run; no pixel is read.
+
+    Args:
+        uri: path or URL of the scene.
+        options: what the user asked for.
+
+    Raises:
+        TilingSegError: scene, model or options are unusable or do not fit each other.
+    """
+    if options.workers < 1:
+        raise PlanError(f"workers must be 1 or more, got {options.workers}")
+    model = load_model(options.model, sha256=options.model_sha256)
+    spec = model.spec
+    reader = open_scene(
+        uri,
+        bands=options.bands,
+        band_names=spec.bands,
+        gsd_m=spec.gsd_m if options.gsd_m is None else options.gsd_m,
+        pixel_m=options.pixel_m,
+    )
+    scene = reader.scene
+    area = _area(options, scene)
+    devices = choose_devices(options.device)
+    tiling = plan_tiles(scene, model.geometry, options.tiling, spec.tile_size_px)
+    plan = RunPlan(
+        software=__version__,
+        scene=scene,
+        model=ModelUse(
+            spec=spec,
+            sha256=model.sha256,
+            class_indexes=_class_indexes(options.classes, spec),
+            thresholds=_thresholds(options, spec),
+            device_type=devices[0].partition(":")[0],
+            precision=choose_precision(options.precision, devices[0]),
+        ),
+        tiling=tiling,
+        extent=tiling.grid.scene_window if area is None else area_window(area, scene),
+        area_wkt=None if area is None else shapely.to_wkt(area, rounding_precision=-1),
+    )
+    return Job(
+        plan=plan,
+        reader=reader,
+        model=model,
+        area=area,
+        devices=devices,
+        workers=options.workers,
+    )
+
+
+def estimate_job(job: Job) -> Estimate:
+    """Estimate memory and time of a job from a measured forward pass; no pixel is read."""
+    plan = job.plan
+    height, width = plan.grid.tile_shape
+    n_bands = len(plan.scene.bands)
+    shape = (plan.tiling.batch_size, n_bands, height, width)
+    empty = Scaling(low=(0.0,) * n_bands, high=(1.0,) * n_bands, source="none")
+    engine = job.engine(job.devices[0], empty)
+    pixels = np.zeros(shape, dtype=plan.scene.dtype)
+    valid = np.ones((shape[0], height, width), dtype=bool)
+    seconds = []
+    for _ in range(2):  # the first pass also prepares the device
+        start = time.perf_counter()
+        float(engine.probabilities(pixels, valid)[0, 0, 0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return estimate_run(plan, min(seconds) / len(job.devices), job.workers)
+
+
+def _area(options: RunOptions, scene: Scene) -> BaseGeometry | None:
+    if options.box is not None and options.area_file is not None:
+        raise PlanError("give a box or a file as the area of interest, not both")
+    if options.box is not None:
+        return area_from_box(scene, options.box)
+    if options.area_file is not None:
+        return area_from_file(scene, options.area_file)
+    return None
+
+
+def _class_indexes(wanted: tuple[str, ...] | None, spec: ModelSpec) -> tuple[int, ...]:
+    for name in wanted or ():
+        _check_class(name, spec)
+    return tuple(
+        index for index, name in enumerate(spec.classes) if wanted is None or name in wanted
+    )
+
+
+def _thresholds(options: RunOptions, spec: ModelSpec) -> tuple[float, ...]:
+    chosen = dict(zip(spec.classes, spec.thresholds, strict=True))
+    for name, value in options.thresholds:
+        if not 0 < value < 1:
+            raise PlanError(f"threshold {value:g} must lie between 0 and 1")
+        if name is None:
+            chosen = dict.fromkeys(chosen, value)
+        else:
+            _check_class(name, spec)
+            chosen[name] = value
+    return tuple(chosen.values())
+
+
+def _check_class(name: str, spec: ModelSpec) -> None:
+    if name not in spec.classes:
+        raise PlanError(
+            f"model {spec.name!r} has no class {name!r}; it has {', '.join(spec.classes)}"
+        )
