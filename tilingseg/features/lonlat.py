@@ -156,4 +156,5 @@ def _of_dimension(geometry: BaseGeometry, dimension: int) -> BaseGeometry:
     if len(parts) == 1:
         single: BaseGeometry = parts[0]
         return single
-    return shapely.MultiPolygon(parts) if dimension == 2 else shapely.MultiLineString(parts)
+    collect = shapely.MultiPolygon if dimension == 2 else shapely.MultiLineString
+    return collect(list(parts))

@@ -3,8 +3,8 @@
 Areas and lengths are those on the WGS84 ellipsoid, whatever the CRS: a square metre of web mercator
 is not one, and degrees are no unit of length. They are computed for all coordinates of a batch at
 once: areas in the cylindrical equal-area projection, lengths by the local radii of curvature at an
-edge's middle. On edges of up to a kilometre, where longer ones are divided, both agree with
-geodesics to a few parts in ten million.
+edge's middle. Long edges are divided along their straight line on the map first, so that both are
+good to a few parts in a million.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 BATCH = 2048
 """Features measured at a time."""
 LONGEST_EDGE_M = 1000.0
-"""Edges are divided to this length before they are projected: a straight line on the map is curved
-in degrees, by 3 cm in the middle of a kilometre at 55° of latitude."""
+"""Edges are divided to this length before they are written in degrees: a straight line on the map
+is curved there, by 3 cm in the middle of a kilometre at 55° of latitude."""
 LONGEST_EDGE_DEG = 10.0
-"""The same for scenes in degrees, whose edges are not curved."""
+"""The same for scenes in degrees, whose edges are not curved but must show their way around."""
+MEASURED_EDGE_M = 100.0
+"""Edges are divided to this length before they are measured, at most into tenths of a pixel."""
 
 _ELLIPSOID = pyproj.Geod(ellps="WGS84")
 _A, _E2 = _ELLIPSOID.a, _ELLIPSOID.es
@@ -68,8 +70,8 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
             lonlat = None
             columns |= _plane_measures(pixels, geometries, layer)
         else:
-            lonlat = _project(pixels, layer.georef, project)
-            columns |= _ground_measures(lonlat, layer.geometry_type)
+            lonlat, fine = _in_degrees(pixels, layer.georef, project)
+            columns |= _ground_measures(fine, layer.geometry_type)
         confidence = np.array([feature.confidence for feature in group], dtype=np.float64)
         columns["confidence"] = np.round(confidence, 4)
         for index, (name, _) in enumerate(group[0].properties if group else ()):
@@ -114,18 +116,28 @@ def _affine(geometries: NDArray[np.object_], transform: Affine6) -> NDArray[np.o
     return result
 
 
+def _in_degrees(
+    pixels: NDArray[np.object_], georef: Georef, project: pyproj.Transformer
+) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Return geometries in degrees with edges short enough to write, and to measure."""
+    pixel_m = max(georef.pixel_m or (math.inf,))
+    if project.source_crs is not None and project.source_crs.is_geographic:
+        a, b, _, d, e, _ = georef.transform
+        longest_px = LONGEST_EDGE_DEG / max(math.hypot(a, d), math.hypot(b, e))
+    else:
+        longest_px = max(LONGEST_EDGE_M / pixel_m, 1.0)
+    pixels = shapely.segmentize(pixels, longest_px)
+    lonlat = _project(pixels, georef, project)
+    fine = shapely.segmentize(pixels, max(MEASURED_EDGE_M / pixel_m, 0.1))
+    divided = shapely.get_num_coordinates(fine) > shapely.get_num_coordinates(pixels)
+    measured = lonlat.copy()
+    measured[divided] = _project(fine[divided], georef, project)
+    return lonlat, measured
+
+
 def _project(
     pixels: NDArray[np.object_], georef: Georef, project: pyproj.Transformer
 ) -> NDArray[np.object_]:
-    """Return geometries in degrees, their long edges divided."""
-    a, b, _, d, e, _ = georef.transform
-    if project.source_crs is not None and project.source_crs.is_geographic:
-        # Straight in degrees already; only the way around the globe must stay clear.
-        longest_px = LONGEST_EDGE_DEG / max(math.hypot(a, d), math.hypot(b, e))
-        pixels = shapely.segmentize(pixels, longest_px)
-    elif georef.pixel_m is not None:
-        pixels = shapely.segmentize(pixels, LONGEST_EDGE_M / max(georef.pixel_m))
-
     def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.stack(project.transform(points[:, 0], points[:, 1]), axis=1)
 

@@ -86,6 +86,8 @@ def _append(batch: Batch, path: Path, layer: Layer, *, is_first: bool) -> None:
         geometry_type=layer.geometry_type,
         crs=_wkt(layer),
         append=not is_first,
+        # What every GDAL since 2.2 reads without a warning; nothing newer is used.
+        dataset_options={"VERSION": "1.2"} if is_first else None,
     )
 
 
