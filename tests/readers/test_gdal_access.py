@@ -1,8 +1,5 @@
 import pickle
-import re
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -10,48 +7,11 @@ import rasterio
 from affine import Affine
 
 from tests.contracts import read_whole
+from tests.servers import file_server
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
 from tilingseg.readers import open_scene
 from tilingseg.readers.gdal_access import gdal_settings, locate_target
-
-
-class FileServer(BaseHTTPRequestHandler):
-    """Serves `files` by range, as an object store does, and keeps a record of the requests."""
-
-    files: dict
-    failures: dict
-    seen: list
-    tag = '"first"'
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, *, body):
-        self.seen.append((self.command, self.path))
-        data = self.files.get(self.path)
-        failures = self.failures.get(self.path, [])
-        if data is None or (body and failures):
-            self.send_error(404 if data is None else failures.pop(0))
-            return
-        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, len(data))
-        part = data[start:stop]
-        self.send_response(206 if found else 200)
-        self.send_header("Content-Length", str(len(part)))
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", self.tag)
-        if found:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
-        self.end_headers()
-        if body:
-            self.wfile.write(part)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture
@@ -59,14 +19,8 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     # Each test sees its own bytes, whatever an earlier one fetched from the same port.
     monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/http://127.0.0.1")
-    handler = type("Handler", (FileServer,), {"files": {}, "failures": {}, "seen": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        handler.url = f"http://127.0.0.1:{server.server_port}"
-        yield handler
-        server.shutdown()
-        thread.join(10)
+    with file_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

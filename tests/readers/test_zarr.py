@@ -1,5 +1,4 @@
 import base64
-import json
 import re
 import warnings
 
@@ -7,10 +6,10 @@ import numpy as np
 import pytest
 import zarr
 from pyproj import CRS
-from zarr.errors import ZarrUserWarning
 
-from tests.contracts import SceneCase, SceneReaderContract, assert_same_bits, read_whole
+from tests.contracts import SceneCase, SceneReaderContract, read_whole
 from tests.readers.test_geotiff import random_pixels, random_valid, write
+from tests.servers import file_server
 from tilingseg.errors import DependencyError, SceneError
 from tilingseg.grid import Window
 from tilingseg.readers import open_scene
@@ -587,14 +586,25 @@ def test_huge_chunks_are_noted(tmp_path):
 def test_consolidated_metadata_is_used(tmp_path, fmt):
     pixels = random_pixels()
     path = geo_store(tmp_path / "scene.zarr", pixels, fmt)
-    with warnings.catch_warnings(action="ignore", category=ZarrUserWarning):
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         zarr.consolidate_metadata(path)
     reader = open_scene(path)
     np.testing.assert_array_equal(read_whole(reader)[0], pixels)
     assert reader.scene.georef.crs == "EPSG:32633"
 
 
-def test_json_of_the_scene_is_plain(tmp_path):
-    path = geo_store(tmp_path / "scene.zarr", random_pixels(), 3)
-    assert_same_bits(*[read_whole(open_scene(path))[0]] * 2, np.ones((HEIGHT, WIDTH), bool))
-    assert json.dumps(open_scene(path).scene.georef.transform)
+def test_a_store_on_a_server_is_read(tmp_path, fmt, monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    pixels = random_pixels()
+    geo_store(tmp_path / "scene.zarr", pixels, fmt)
+    with file_server() as server:
+        for file in tmp_path.rglob("*"):
+            if file.is_file():
+                server.files[f"/{file.relative_to(tmp_path)}"] = file.read_bytes()
+        reader = open_scene(f"{server.url}/scene.zarr/image")
+        np.testing.assert_array_equal(read_whole(reader)[0], pixels)
+        assert reader.scene.georef.crs == "EPSG:32633"
+        # Such a server does not list folders.
+        fails(f"{server.url}/scene.zarr", "does not list its folders, name the array")
+        fails(f"{server.url}/nix.zarr", "is no Zarr store")

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zarr import Array
 from zarr.errors import BaseZarrError
 
 from tilingseg.errors import SceneError
@@ -22,7 +21,7 @@ from tilingseg.readers.source import as_delivered
 from tilingseg.readers.validity import alpha_holds_data, holds_data
 from tilingseg.readers.zarr_axes import fetch
 from tilingseg.readers.zarr_layout import describe
-from tilingseg.readers.zarr_store import open_node
+from tilingseg.readers.zarr_store import ZarrStore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,9 +118,8 @@ class ZarrSource:
         with self._lock:
             if level not in self._arrays:
                 layout = self._layout
-                self._arrays[level] = [
-                    _open_array(layout.target, path) for path in layout.paths[level]
-                ]
+                store = ZarrStore(layout.target)
+                self._arrays[level] = [store.array(path) for path in layout.paths[level]]
             return self._arrays[level]
 
     def _fetch(self, arrays: list[Any], box: Window) -> NDArray[Any]:
@@ -170,13 +168,6 @@ def open_zarr(target: ZarrTarget, options: ReadOptions) -> ZarrSource:
         DependencyError: a package is needed to reach it.
     """
     return ZarrSource(describe(target, options))
-
-
-def _open_array(target: ZarrTarget, path: str) -> Any:
-    node = open_node(target, path)
-    if not isinstance(node, Array):
-        raise SceneError(f"{target.root}: {path!r} is no array any more")
-    return node
 
 
 def _assembled(

@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from tilingseg.errors import SceneError
 from tilingseg.readers.georef import IDENTITY, locate
 from tilingseg.readers.physical import metres
 from tilingseg.readers.zarr_axes import dimension_names
-from tilingseg.readers.zarr_store import open_node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from tilingseg.readers.multiscales import Multiscales
     from tilingseg.readers.source import ReadOptions
-    from tilingseg.readers.zarr_store import ZarrTarget
+    from tilingseg.readers.zarr_store import ZarrStore
     from tilingseg.records import Affine6, Georef
 
 _IRREGULAR = 0.01
@@ -40,7 +38,7 @@ _IRREGULAR = 0.01
 
 
 def georeference(
-    target: ZarrTarget,
+    store: ZarrStore,
     array: zarr.Array[Any],
     names: tuple[str, ...] | None,
     roles: tuple[str, ...],
@@ -50,7 +48,7 @@ def georeference(
     """Put the georeference of an array together.
 
     Args:
-        target: the store, whose groups around the array are looked into.
+        store: its groups around the array are looked into.
         array: level 0 of the scene.
         names: names of its axes; None: it has none.
         roles: their meaning.
@@ -64,7 +62,7 @@ def georeference(
     Raises:
         SceneError: the CRS is unreadable or cannot be placed on the Earth.
     """
-    groups = _groups(target, array.path)
+    groups = store.groups_around(array.path)
     attributes = [dict(array.attrs), *(dict(group.attrs) for group in groups)]
     mapping = _grid_mapping(array, groups)
     y, x = roles.index("y"), roles.index("x")
@@ -86,20 +84,20 @@ def georeference(
         notes = (*notes, f"The file has {missing}; coordinates are pixels.")
         crs = None
     shape = array.shape[y], array.shape[x]
-    georef = locate(crs, transform or IDENTITY, shape, options, target.uri)
+    georef = locate(crs, transform or IDENTITY, shape, options, store.target.uri)
     if georef.pixel_m is None and crs is None and pyramid is not None:
         georef = replace(georef, pixel_m=_physical_pixel(pyramid, x, y))
     return georef, notes
 
 
 def band_names(
-    target: ZarrTarget, array: zarr.Array[Any], roles: tuple[str, ...], count: int
+    store: ZarrStore, array: zarr.Array[Any], roles: tuple[str, ...], count: int
 ) -> list[str]:
     """Return the names of the bands of an array; empty: they are not stated."""
     listed = array.attrs.get("long_name") or array.attrs.get("band_names")
     if isinstance(listed, list | tuple) and len(listed) == count:
         return [str(name) for name in listed]
-    names, groups = dimension_names(array), _groups(target, array.path)
+    names, groups = dimension_names(array), store.groups_around(array.path)
     if names is None or not groups or "band" not in roles:
         return []
     values = _coordinate(groups[0], names[roles.index("band")], count)
@@ -132,21 +130,6 @@ def _number(value: Any, dtype: np.dtype[Any]) -> float | None:
         return float(np.frombuffer(raw, dtype if len(raw) == dtype.itemsize else "<f8")[0])
     except (TypeError, ValueError, IndexError, binascii.Error):
         return None
-
-
-def _groups(target: ZarrTarget, path: str) -> list[zarr.Group]:
-    """Return the groups around an array, innermost first, as far as they can be opened."""
-    groups = []
-    while path:
-        path = path.rpartition("/")[0]
-        try:
-            node = open_node(target, path)
-        except SceneError:
-            # An array may lie in folders that are no groups.
-            continue
-        if isinstance(node, zarr.Group):
-            groups.append(node)
-    return groups
 
 
 def _grid_mapping(array: zarr.Array[Any], groups: Sequence[zarr.Group]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from tilingseg.readers.multiscales import Multiscales, is_collection, parse_mult
 from tilingseg.readers.source import Level, ReadOptions, SourceInfo, delivered_dtype, scene_name
 from tilingseg.readers.zarr_axes import axis_roles, dimension_names, fixed_indexes
 from tilingseg.readers.zarr_georef import band_names, georeference, nodata_value
-from tilingseg.readers.zarr_store import ZarrTarget, open_node
+from tilingseg.readers.zarr_store import ZarrStore, ZarrTarget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,16 +68,16 @@ def describe(target: ZarrTarget, options: ReadOptions) -> ZarrLayout:
     Raises:
         SceneError: it holds nothing that can be segmented, or not the bands that are wanted.
     """
-    uri = target.uri
-    found = _find(target, target.inner)
-    first = _array(target, found.paths[0][0])
+    uri, store = target.uri, ZarrStore(target)
+    found = _find(store, target.inner)
+    first = store.array(found.paths[0][0])
     if 0 in first.shape:
         raise SceneError(f"{uri} is empty: its shape is {first.shape}")
     dtype = delivered_dtype(first.dtype.name, uri)
     names = _axis_names(first, found.pyramid, uri)
     roles = axis_roles(names, first.shape, uri)
     fixed = fixed_indexes(roles, first.shape, options, uri)
-    available = _file_bands(target, found, first, roles)
+    available = _file_bands(store, found, first, roles)
     bands, notes = choose_bands(available, options, uri)
     chosen = dict.fromkeys(band.index for band in bands)
     alpha = [band.index for band in available if band.is_alpha and band.index not in chosen][:1]
@@ -88,9 +88,9 @@ def describe(target: ZarrTarget, options: ReadOptions) -> ZarrLayout:
         if one_array
         else tuple(tuple(level[index - 1] for index in fetched) for level in found.paths)
     )
-    kept, levels = _levels(target, paths, roles, found.pyramid)
-    georef, remarks = georeference(target, first, names, roles, found.pyramid, options)
-    nodata = [nodata_value(_array(target, path)) for path in paths[0]]
+    kept, levels = _levels(store, paths, roles, found.pyramid)
+    georef, remarks = georeference(store, first, names, roles, found.pyramid, options)
+    nodata = [nodata_value(store.array(path)) for path in paths[0]]
     return ZarrLayout(
         target=target,
         info=SourceInfo(
@@ -113,17 +113,17 @@ def describe(target: ZarrTarget, options: ReadOptions) -> ZarrLayout:
     )
 
 
-def _find(target: ZarrTarget, path: str) -> _Found:
+def _find(store: ZarrStore, path: str) -> _Found:
     """Find the arrays of the scene at a path of the store."""
-    node = open_node(target, path)
+    node = store.node(path)
     if isinstance(node, zarr.Array):
         return _Found(paths=((path,),))
     attributes: dict[str, Any] = dict(node.attrs)
-    pyramid = parse_multiscales(attributes, target.uri)
+    pyramid = parse_multiscales(attributes, store.target.uri)
     if pyramid is not None:
-        return _Found(paths=_pyramid_paths(target, path, pyramid), pyramid=pyramid)
+        return _Found(paths=_pyramid_paths(store, path, pyramid), pyramid=pyramid)
     if "bioformats2raw.layout" in (attributes.get("ome") or attributes):
-        inner = _find(target, _join(path, "0"))
+        inner = _find(store, _join(path, "0"))
         return _Found(
             paths=inner.paths,
             pyramid=inner.pyramid,
@@ -131,31 +131,33 @@ def _find(target: ZarrTarget, path: str) -> _Found:
         )
     arrays, groups = _members(node)
     if kind := is_collection(attributes):
-        raise SceneError(_choose(target, path, f"is a {kind} of several images", groups))
+        raise SceneError(_choose(store.target, path, f"is a {kind} of several images", groups))
     rasters = {name: array for name, array in arrays.items() if array.ndim >= 2}
     if len(rasters) == 1 or _alike(list(rasters.values())):
         return _Found(paths=(tuple(_join(path, name) for name in rasters),))
     if rasters:
-        raise SceneError(_choose(target, path, f"holds {len(rasters)} arrays", list(rasters)))
+        raise SceneError(_choose(store.target, path, f"holds {len(rasters)} arrays", list(rasters)))
     if len(groups) == 1:
-        return _find(target, _join(path, groups[0]))
-    raise SceneError(_choose(target, path, "holds no array of rows and columns", groups))
+        return _find(store, _join(path, groups[0]))
+    raise SceneError(_choose(store.target, path, "holds no array of rows and columns", groups))
 
 
 def _pyramid_paths(
-    target: ZarrTarget, path: str, pyramid: Multiscales
+    store: ZarrStore, path: str, pyramid: Multiscales
 ) -> tuple[tuple[str, ...], ...]:
     """Return the arrays of each level; a level may be a group that holds one array a band."""
     levels: list[tuple[str, ...]] = []
     for level in pyramid.levels:
         place = _join(path, level.path)
-        node = open_node(target, place)
+        node = store.node(place)
         if isinstance(node, zarr.Array):
             levels.append((place,))
             continue
         rasters = {name: array for name, array in _members(node)[0].items() if array.ndim >= 2}
         if not rasters or not (len(rasters) == 1 or _alike(list(rasters.values()))):
-            raise SceneError(_choose(target, place, f"holds {len(rasters)} arrays", list(rasters)))
+            raise SceneError(
+                _choose(store.target, place, f"holds {len(rasters)} arrays", list(rasters))
+            )
         levels.append(tuple(_join(place, name) for name in rasters))
     return tuple(levels)
 
@@ -173,16 +175,10 @@ def _alike(arrays: Sequence[zarr.Array[Any]]) -> bool:
 def _choose(target: ZarrTarget, path: str, what: str, names: Sequence[str]) -> str:
     place = _join(target.root, path)
     if not names:
-        return f"{place} {what}"
+        hint = "; where a server does not list its folders, name the array" * target.is_remote
+        return f"{place} {what}{hint}"
     shown = ", ".join(_join(place, name) for name in names[:6]) + (", …" if len(names) > 6 else "")
     return f"{place} {what}; name one of them: {shown}"
-
-
-def _array(target: ZarrTarget, path: str) -> zarr.Array[Any]:
-    node = open_node(target, path)
-    if not isinstance(node, zarr.Array):
-        raise SceneError(f"{target.root}: {path!r} is no array")
-    return node
 
 
 def _axis_names(
@@ -198,14 +194,14 @@ def _axis_names(
 
 
 def _file_bands(
-    target: ZarrTarget, found: _Found, first: zarr.Array[Any], roles: tuple[str, ...]
+    store: ZarrStore, found: _Found, first: zarr.Array[Any], roles: tuple[str, ...]
 ) -> tuple[FileBand, ...]:
     if len(found.paths[0]) > 1:
         names = [path.rpartition("/")[2] for path in found.paths[0]]
     else:
         count = first.shape[roles.index("band")] if "band" in roles else 1
         channels = found.pyramid.channels if found.pyramid else ()
-        known = channels if len(channels) == count else band_names(target, first, roles, count)
+        known = channels if len(channels) == count else band_names(store, first, roles, count)
         names = [*known, *[""] * count][:count]
     return tuple(
         FileBand(index=index, description=name, is_alpha=name.lower() == "alpha")
@@ -214,17 +210,17 @@ def _file_bands(
 
 
 def _levels(
-    target: ZarrTarget,
+    store: ZarrStore,
     paths: tuple[tuple[str, ...], ...],
     roles: tuple[str, ...],
     pyramid: Multiscales | None,
 ) -> tuple[tuple[tuple[str, ...], ...], tuple[Level, ...]]:
     """Return the levels that can be read, and where each lies over the first."""
     axes = roles.index("y"), roles.index("x")
-    full = _array(target, paths[0][0]).shape
+    full = store.array(paths[0][0]).shape
     kept, levels = [paths[0]], [Level(height=full[axes[0]], width=full[axes[1]])]
     for index, level_paths in enumerate(paths[1:], start=1):
-        shape = _array(target, level_paths[0]).shape
+        shape = store.array(level_paths[0]).shape
         if len(shape) != len(full) or len(level_paths) != len(paths[0]):
             continue
         placed = [_placed(pyramid, index, axis, full[axis], shape[axis]) for axis in axes]

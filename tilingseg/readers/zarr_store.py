@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.errors import BaseZarrError, NodeNotFoundError
+from zarr.errors import BaseZarrError
 from zarr.storage import ZipStore
 
 from tilingseg.errors import DependencyError, SceneError
@@ -63,17 +63,55 @@ def locate_zarr(uri: str) -> ZarrTarget | None:
     return None
 
 
-def open_node(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
-    """Open an array or group for reading.
+class ZarrStore:
+    """An open store that remembers the arrays and groups it has opened."""
 
-    Args:
-        target: the store.
-        path: inside the store, from its root.
+    def __init__(self, target: ZarrTarget) -> None:
+        """Prepare opening; nothing is read."""
+        self.target = target
+        self._nodes: dict[str, zarr.Array[Any] | zarr.Group] = {}
 
-    Raises:
-        SceneError: there is none, or the store cannot be reached.
-        DependencyError: a package is needed to reach it.
-    """
+    def node(self, path: str) -> zarr.Array[Any] | zarr.Group:
+        """Open an array or group for reading.
+
+        Args:
+            path: inside the store, from its root.
+
+        Raises:
+            SceneError: there is none, or the store cannot be reached.
+            DependencyError: a package is needed to reach it.
+        """
+        if path not in self._nodes:
+            self._nodes[path] = _open(self.target, path)
+        return self._nodes[path]
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """Open an array for reading.
+
+        Raises:
+            SceneError: there is none, or the store cannot be reached.
+        """
+        node = self.node(path)
+        if not isinstance(node, zarr.Array):
+            raise SceneError(f"{self.target.root}: {path!r} is no array")
+        return node
+
+    def groups_around(self, path: str) -> list[zarr.Group]:
+        """Return the groups around an array, innermost first, as far as they can be opened."""
+        groups = []
+        while path:
+            path = path.rpartition("/")[0]
+            try:
+                node = self.node(path)
+            except SceneError:
+                # An array may lie in folders that are no groups.
+                continue
+            if isinstance(node, zarr.Group):
+                groups.append(node)
+        return groups
+
+
+def _open(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
     try:
         return zarr.open(_store(target.root), path=path, mode="r")
     except ImportError as error:
@@ -82,10 +120,8 @@ def open_node(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
             f"{target.uri}: reading Zarr over {scheme} needs another package; "
             f"pip install {_PACKAGES.get(scheme, 'fsspec')}"
         ) from error
-    except NodeNotFoundError as error:
-        raise SceneError(_not_found(target, path)) from error
     except FileNotFoundError as error:
-        raise SceneError(f"{target.uri}: no such file or folder") from error
+        raise SceneError(_not_found(target, path)) from error
     except (OSError, BaseZarrError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SceneError(f"{target.uri} cannot be opened as Zarr: {reason}") from error
