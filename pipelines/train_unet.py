@@ -34,7 +34,9 @@ def main(recipe: Path, data: Path, out: Path, resume: bool, threads: int | None)
 
             def show(done: int, total: int, text: str) -> None:
                 if bar.total != total:
+                    # A resumed job starts in the middle; what was done before took no time now.
                     bar.reset(total)
+                    bar.initial = bar.n = done - 1
                 bar.set_postfix_str(text, refresh=False)
                 bar.update(done - bar.n)
 

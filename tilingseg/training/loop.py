@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -234,8 +235,9 @@ def _load_checkpoint(
         optimizer.load_state_dict(state["optimizer"])
         for name, tensor in averaged.items():
             tensor.copy_(state["averaged"][name])
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
-        raise TrainingError(f"{path} does not continue this recipe: {error}") from error
+    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"{path} does not continue this recipe: {reason}") from error
     return state["step"], state["rows"]
 
 

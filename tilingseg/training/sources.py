@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ import numpy as np
 import rasterio
 from pyogrio.errors import DataSourceError
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import reproject
 
@@ -182,7 +183,10 @@ def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray
     """Return the mask's values on the scene's grid; `UNKNOWN` where it says nothing."""
     shape = (scene.height, scene.width)
     try:
-        with rasterio.open(path) as dataset:
+        with (
+            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+            rasterio.open(path) as dataset,
+        ):
             if scene.georef.crs is None or dataset.crs is None:
                 values = dataset.read(1, out_shape=shape, resampling=Resampling.mode)
                 stretch = dataset.width * scene.height / (dataset.height * scene.width)

@@ -1,0 +1,109 @@
+"""A recipe is read whole, or refused with the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tilingseg.errors import TrainingError
+from tilingseg.model.load import build_network
+from tilingseg.training.recipe import ClassLabel, read_recipe
+
+ROOT = Path(__file__).parents[2]
+
+GOOD = """
+name = "tiny"
+classes = ["building", "road"]
+bands = ["red"]
+gsd_m = 1
+mean = [0.5]
+std = [0.2]
+seed = 3
+[network]
+features = [4, 8]
+[schedule]
+steps = 10
+[loss]
+kind = "focal"
+[augment]
+scale = [1, 1.5]
+[[sources]]
+name = "here"
+split = "train"
+rasters = "*.tif"
+mask = "{}.png"
+classes = [{ name = "road", values = [2, 3] }]
+licence = "CC0"
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_recipe_becomes_records(tmp_path):
+    recipe = read_recipe(write(tmp_path, GOOD))
+    assert recipe.network.features == (4, 8)
+    assert recipe.schedule.steps == 10
+    assert recipe.gsd_m == 1.0
+    assert isinstance(recipe.gsd_m, float)
+    assert recipe.augment.scale == (1.0, 1.5)
+    assert recipe.loss.kind == "focal"
+    assert recipe.sources[0].classes == (ClassLabel(name="road", values=(2, 3)),)
+    assert recipe.sources[0].rows == (0.0, 1.0)
+    assert hash(recipe) == hash(read_recipe(write(tmp_path, GOOD)))
+
+
+def test_the_spec_of_a_recipe_builds_its_network(tmp_path):
+    spec = read_recipe(write(tmp_path, GOOD)).spec()
+    assert (spec.name, spec.gsd_m, spec.sources) == ("tiny", 1.0, ("CC0",))
+    network = build_network(spec)
+    assert network.options.features == (4, 8)
+    assert network.head.out_channels == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seed = 3", "sede = 3", "unknown key 'sede'; known: name, classes"),
+        ("steps = 10", "stepz = 10", r"schedule: unknown key 'stepz'"),
+        ("[schedule]\nsteps = 10", "[schedule]", r"schedule: the key 'steps' is missing"),
+        ("gsd_m = 1\n", "", "the key 'gsd_m' is missing"),
+        ("gsd_m = 1\n", 'gsd_m = "1"\n', "gsd_m is '1', must be float"),
+        ("seed = 3", "seed = true", "seed is True, must be int"),
+        ("seed = 3", "seed = 3.5", "seed is 3.5, must be int"),
+        ('split = "train"', 'split = "test"', "split is 'test', must be one of train, validation"),
+        ("scale = [1, 1.5]", "scale = [1]", "scale needs 2 values, got 1"),
+        ('classes = [{ name = "road"', 'classes = [{ name = "river"', "labels 'river'"),
+        (", values = [2, 3]", "", "needs mask values or vectors"),
+        ('mask = "{}.png"', "", "has mask values but no mask"),
+        ('split = "train"', 'split = "train"\nrows = [0.5, 0.5]', "rows"),
+        ('split = "train"', 'split = "validation"', "no source with split = 'train'"),
+        ("[network]", "network = 3\n[more]", "a table of keys is needed, got 3|unknown key 'more'"),
+        ('kind = "focal"', 'kind = "mse"', "kind is 'mse', must be one of bce"),
+        ("[schedule]", "[schedule", "is not TOML"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(TrainingError, match=message) as caught:
+        read_recipe(write(tmp_path, GOOD.replace(old, new)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_is_an_error(tmp_path):
+    with pytest.raises(TrainingError, match="cannot be read"):
+        read_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines" / "recipes").glob("*.toml")), ids=str)
+def test_recipes_that_train_are_valid(path):
+    text = path.read_text(encoding="utf-8")
+    if "[schedule]" not in text:
+        pytest.skip(f"{path.name} is no training recipe")
+    recipe = read_recipe(path)
+    assert build_network(recipe.spec()) is not None
+    assert {source.split for source in recipe.sources} == {"train", "validation"}

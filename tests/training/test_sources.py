@@ -1,0 +1,196 @@
+"""Rasters and labels of a recipe, against what was written into the files."""
+
+from __future__ import annotations
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from shapely import box
+
+from tilingseg.errors import TrainingError
+from tilingseg.training.losses import UNKNOWN, LossOptions
+from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
+from tilingseg.training.sources import load_sources
+
+CRS = "EPSG:32633"
+
+
+def write_raster(path, values, *, pixel_m=1.0, origin=(500_000, 5_000_000), crs=CRS, nodata=None):
+    values = values if values.ndim == 3 else values[None]
+    transform = rasterio.Affine(pixel_m, 0, origin[0], 0, -pixel_m, origin[1])
+    profile = {"count": len(values), "height": values.shape[1], "width": values.shape[2]}
+    profile |= {"dtype": values.dtype, "crs": crs, "nodata": nodata}
+    if crs:
+        profile["transform"] = transform
+    with rasterio.open(path, "w", driver="GTiff", **profile) as dataset:
+        dataset.write(values)
+
+
+def make_recipe(*sources, gsd_m=1.0):
+    return TrainingRecipe(
+        name="t",
+        classes=("building", "road"),
+        bands=("red", "green", "blue"),
+        gsd_m=gsd_m,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        sources=sources,
+        schedule=Schedule(steps=1),
+        loss=LossOptions(),
+    )
+
+
+def make_source(**changes):
+    settings = {
+        "name": "here",
+        "split": "train",
+        "rasters": "*_rgb.tif",
+        "mask": "{}_mask.tif",
+        "classes": (ClassLabel(name="building", values=(1,)),),
+        "licence": "CC0",
+    }
+    return SourceRecipe(**(settings | changes))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    write_raster(tmp_path / "a_rgb.tif", rng.integers(1, 255, (3, 40, 50), dtype=np.uint8))
+    mask = rng.integers(0, 4, (40, 50), dtype=np.uint8)
+    mask[:, 45:] = 255
+    write_raster(tmp_path / "a_mask.tif", mask)
+    return tmp_path
+
+
+def stored(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def test_classes_are_read_from_their_values_and_the_rest_is_unknown(folder):
+    classes = (ClassLabel(name="road", values=(2, 3)),)
+    (raster,) = load_sources(make_recipe(make_source(classes=classes)), folder, "train")
+    mask = stored(folder / "a_mask.tif")[0][:, :45]
+    assert raster.name == "a_rgb"
+    assert raster.gsd_m == pytest.approx(1.0, rel=1e-3)
+    np.testing.assert_array_equal(raster.pixels, stored(folder / "a_rgb.tif")[:, :, :45])
+    assert (raster.labels[0] == UNKNOWN).all()
+    np.testing.assert_array_equal(raster.labels[1], np.isin(mask, (2, 3)))
+
+
+def test_a_class_may_be_unlabelled_under_some_values(folder):
+    classes = (
+        ClassLabel(name="building", values=(), unlabelled=(0,)),
+        ClassLabel(name="road", values=(1,)),
+    )
+    (raster,) = load_sources(make_recipe(make_source(classes=classes)), folder, "train")
+    mask = stored(folder / "a_mask.tif")[0][:, :45]
+    np.testing.assert_array_equal(raster.labels[0], np.where(mask == 0, UNKNOWN, 0))
+    np.testing.assert_array_equal(raster.labels[1], mask == 1)
+
+
+def test_a_mask_that_covers_a_part_selects_that_part(folder):
+    part = np.ones((10, 12), np.uint8)
+    part[0] = 0
+    write_raster(folder / "a_mask.tif", part, origin=(500_020, 4_999_985))
+    (raster,) = load_sources(make_recipe(make_source()), folder, "train")
+    np.testing.assert_array_equal(raster.labels[0], part)
+    np.testing.assert_array_equal(raster.pixels, stored(folder / "a_rgb.tif")[:, 15:25, 20:32])
+    (lower,) = load_sources(make_recipe(make_source(rows=(0.5, 1.0))), folder, "train")
+    np.testing.assert_array_equal(lower.pixels, raster.pixels[:, 5:])
+
+
+def test_pixels_without_data_have_no_label(folder):
+    pixels = stored(folder / "a_rgb.tif")
+    pixels[:, :7] = 0
+    write_raster(folder / "a_rgb.tif", pixels, nodata=0)
+    (raster,) = load_sources(make_recipe(make_source()), folder, "train")
+    assert not raster.valid[:7].any()
+    assert raster.valid[7:].all()
+    assert (raster.labels[:, :7] == UNKNOWN).all()
+    assert (raster.labels[0, 7:] != UNKNOWN).all()
+
+
+def test_finer_rasters_come_at_the_gsd_of_the_model(folder):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(1, 255, (3, 80, 100), dtype=np.uint8)
+    write_raster(folder / "a_rgb.tif", pixels, pixel_m=0.25)
+    blocks = np.kron(rng.integers(0, 2, (5, 5)), np.ones((8, 10))).astype(np.uint8)
+    write_raster(folder / "a_mask.tif", np.kron(blocks, np.ones((2, 2), np.uint8)), pixel_m=0.25)
+    (raster,) = load_sources(make_recipe(make_source(), gsd_m=0.5), folder, "train")
+    assert raster.gsd_m == pytest.approx(0.5, rel=1e-3)
+    # The projection stretches the ground by 0.04 %: the grids agree nearly, not to the bit.
+    mean = pixels.reshape(3, 40, 2, 50, 2).mean((2, 4))
+    assert np.abs(raster.pixels[:, :40, :50] - mean).mean() < 2
+    assert (raster.labels[0, :40, :50] == blocks).mean() > 0.97
+
+
+def test_coarser_rasters_keep_their_pixels(folder):
+    (raster,) = load_sources(make_recipe(make_source(), gsd_m=0.5), folder, "train")
+    assert raster.gsd_m == pytest.approx(1.0, rel=1e-3)
+    assert raster.pixels.shape == (3, 40, 45)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_files_without_a_crs_take_the_size_that_the_recipe_gives(tmp_path):
+    rng = np.random.default_rng(2)
+    (tmp_path / "img").mkdir()
+    (tmp_path / "lab").mkdir()
+    for stem in ("1-x", "2-x", "2-y"):
+        pixels = rng.integers(1, 255, (3, 20, 30), dtype=np.uint8)
+        write_raster(tmp_path / "img" / f"{stem}.tif", pixels, crs=None)
+        write_raster(tmp_path / "lab" / f"x{stem}.tif", pixels[0] % 2, crs=None)
+    source = make_source(
+        rasters="img/*-*.tif", mask="lab/x{}-{}.tif", include=("2*",), exclude=("*y.tif",)
+    )
+    with pytest.raises(TrainingError, match="give gsd_m for 'here'"):
+        load_sources(make_recipe(source), tmp_path, "train")
+    source = make_source(rasters="img/*-*.tif", mask="lab/x{}-{}.tif", include=("2*",), gsd_m=2.0)
+    first, second = load_sources(make_recipe(source), tmp_path, "train")
+    assert (first.name, second.name) == ("2-x", "2-y")
+    assert first.gsd_m == 2.0
+    np.testing.assert_array_equal(second.labels[0], stored(tmp_path / "lab" / "x2-y.tif")[0])
+
+
+def test_polygons_are_burnt_in_whatever_their_crs(folder):
+    left, top = 500_000, 5_000_000
+    houses = geopandas.GeoDataFrame(
+        geometry=[box(left + 3, top - 9, left + 7, top - 5), None], crs=CRS
+    )
+    houses.to_crs(4326).to_file(folder / "a.geojson")
+    classes = (ClassLabel(name="building", vectors="{}.geojson"),)
+    recipe = make_recipe(make_source(mask=None, classes=classes))
+    (raster,) = load_sources(recipe, folder, "train")
+    expected = np.zeros((40, 50), np.uint8)
+    expected[5:9, 3:7] = 1
+    np.testing.assert_array_equal(raster.labels[0], expected)
+    assert set(map(tuple, raster.anchors[0])) == set(map(tuple, np.argwhere(expected)))
+
+
+def test_splits_are_kept_apart(folder):
+    recipe = make_recipe(make_source(), make_source(split="validation", rows=(0.5, 1.0)))
+    (held_out,) = load_sources(recipe, folder, "validation")
+    assert held_out.pixels.shape[1] == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rasters": "*.jp2"}, "no file matches"),
+        ({"exclude": ("*",)}, "exclude leave none"),
+        ({"mask": "{}_absent.tif"}, "mask .*a_absent.tif cannot be read"),
+        ({"classes": (ClassLabel(name="road", vectors="{}.gpkg"),)}, "labels .*a.gpkg cannot be"),
+        ({"unlabelled": (0, 1, 2, 3)}, "nothing in .* is labelled"),
+    ],
+)
+def test_unusable_sources_are_named(folder, changes, message):
+    with pytest.raises(TrainingError, match=message):
+        load_sources(make_recipe(make_source(**changes)), folder, "train")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_mask_of_another_shape_is_refused(folder):
+    write_raster(folder / "a_mask.tif", np.ones((40, 40), np.uint8), crs=None)
+    with pytest.raises(TrainingError, match="40 × 40 px, which does not fit a_rgb of 40 × 50"):
+        load_sources(make_recipe(make_source()), folder, "train")
