@@ -62,7 +62,8 @@ def round_coordinates(
     for index in broken.tolist():
         rounded[index] = _rebuild(geometries[index], decimals)
     there = ~shapely.is_empty(rounded) & shapely.is_valid(rounded)
-    return shapely.orient_polygons(rounded), there
+    rounded[there] = shapely.orient_polygons(shapely.remove_repeated_points(rounded[there]))
+    return rounded, there
 
 
 def _round(geometries: NDArray[np.object_], decimals: int) -> NDArray[np.object_]:
