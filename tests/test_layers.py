@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
     "errors": set(),
+    "atomic": {"errors"},
     "grid": {"errors"},
     "records": set(),
     "plan": {"errors", "grid", "records"},
@@ -23,13 +24,13 @@ MAY_IMPORT = {
     "readers": {"errors", "grid", "records"},
     "infer": {"errors", "model", "records"},
     "stitch": {"grid", "records"},
-    "store": {"errors", "plan", "records"},
+    "store": {"atomic", "errors", "plan", "records"},
     "vectorize": {"errors", "grid", "records"},
-    "features": {"errors", "records"},
+    "features": {"atomic", "errors", "records"},
     "metrics": {"errors"},
-    "export": {"errors", "grid", "records"},
+    "export": {"atomic", "errors", "grid", "records"},
     "training": {"errors", "grid", "model", "readers", "records", "metrics", "scaling"},
-    "outputs": {"errors", "export", "features", "plan", "records", "store", "vectorize"},
+    "outputs": {"atomic", "errors", "export", "features", "plan", "records", "store", "vectorize"},
     "job": {"area", "errors", "infer", "model", "outputs", "plan", "readers", "records"},
     "flow": {
         *("area", "errors", "infer", "job", "outputs", "readers", "records", "scaling"),

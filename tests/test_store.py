@@ -10,7 +10,7 @@ from tilingseg.errors import OutputError, PlanError
 from tilingseg.grid import Window
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, RegionReport, Scaling
-from tilingseg.store import WorkStore, write_whole
+from tilingseg.store import WorkStore
 
 SCALING = Scaling(low=(0.0,), high=(255.0,), source="test")
 REPORT = RegionReport(
@@ -132,12 +132,3 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path, plan):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot create the work store"):
         WorkStore.create(tmp_path / "file" / "work", plan, SCALING)
-
-
-def test_small_files_are_written_whole(tmp_path):
-    write_whole(tmp_path / "a.json", "one")
-    write_whole(tmp_path / "a.json", "two")
-    assert (tmp_path / "a.json").read_text() == "two"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with pytest.raises(OutputError, match="cannot write"):
-        write_whole(tmp_path / "missing" / "a.json", "three")

@@ -27,6 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilingseg.atomic import write_whole
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.export import (
     write_mask_cog,
@@ -37,7 +38,6 @@ from tilingseg.export import (
 from tilingseg.features import Layer, write_features
 from tilingseg.plan import plan_identity
 from tilingseg.records import RunReport, to_json, tuples
-from tilingseg.store import write_whole
 from tilingseg.vectorize.layers import VectorOptions, vector_layers
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from tilingseg.atomic import write_whole
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.plan import RunPlan, describe_changes, plan_identity
 from tilingseg.records import NODATA, Georef, RegionReport, Scaling, to_json, tuples
@@ -38,25 +38,6 @@ if TYPE_CHECKING:
 
 FINISHED = "run.json"
 """The run's report while it waits: all outputs stand, only this and the clean-up are left."""
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it appears whole or not at all.
-
-    Raises:
-        OutputError: the folder cannot be written or the disk is full.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 class WorkStore:

@@ -31,9 +31,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
+from tilingseg.atomic import whole
 from tilingseg.errors import OutputError
 from tilingseg.export.palette import class_colour
-from tilingseg.export.whole import whole
 from tilingseg.export.windows import moved, read_probabilities, transform_of, windows
 from tilingseg.records import BACKGROUND, NODATA
 

@@ -6,17 +6,16 @@ few lines over zlib, so that a picture needs neither Pillow nor a GDAL driver wi
 
 from __future__ import annotations
 
-import struct
-import zlib
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
+from PIL import Image
 from rasterio.features import rasterize
 
+from tilingseg.atomic import whole
 from tilingseg.export.palette import class_colour
-from tilingseg.export.whole import whole
 from tilingseg.export.windows import moved, windows
 from tilingseg.records import BACKGROUND, NODATA
 
@@ -78,7 +77,8 @@ def write_preview(
     weight = min(1.0, OUTLINE_SHRINK / shrink)
     picture[:, drawn] += weight * (np.array(OUTLINE)[:, None] - picture[:, drawn])
     with whole(path) as part:
-        part.write_bytes(_png(np.moveaxis(np.rint(picture).astype(np.uint8), 0, -1)))
+        pixels = np.moveaxis(np.rint(picture).astype(np.uint8), 0, -1)
+        Image.fromarray(pixels).save(part, "PNG")
 
 
 def _scene_picture(
@@ -199,22 +199,3 @@ def _drawn(
     while batch := list(islice(full, OUTLINES_AT_ONCE)):
         rasterize(batch, out=drawn, transform=grid, default_value=1)
     return drawn.astype(bool)
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode uint8 (height, width, 3) as PNG (W3C PNG 3rd edition)."""
-    height, width, _ = pixels.shape
-    # filter 1: every pixel as the difference to its left neighbour
-    differences = pixels.copy()
-    differences[:, 1:] -= pixels[:, :-1]
-    rows = np.insert(differences.reshape(height, -1), 0, 1, axis=1)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
-        (b"IEND", b""),
-    )
-    packed = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + packed

@@ -24,8 +24,8 @@ import numpy as np
 import zarr
 from rasterio.crs import CRS
 
+from tilingseg.atomic import whole
 from tilingseg.export.palette import class_colour
-from tilingseg.export.whole import whole
 from tilingseg.export.windows import moved, read_probabilities, transform_of, windows
 from tilingseg.records import NODATA
 

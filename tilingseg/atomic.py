@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file, UTF-8, that appears whole or not at all.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give a path to write a file or folder to; it becomes `path` when the block ends well.

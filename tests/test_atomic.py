@@ -1,7 +1,7 @@
 import pytest
 
+from tilingseg.atomic import whole, write_whole
 from tilingseg.errors import OutputError
-from tilingseg.export.whole import whole
 
 
 def names(folder):
@@ -77,3 +77,12 @@ def test_a_missing_folder_is_named(tmp_path):
     refused = pytest.raises(OutputError, match=r"cannot write .*gone.*No such file")
     with refused, whole(tmp_path / "gone" / "mask.tif"):
         pass
+
+
+def test_small_files_are_written_whole(tmp_path):
+    write_whole(tmp_path / "a.json", "one")
+    write_whole(tmp_path / "a.json", "two")
+    assert (tmp_path / "a.json").read_text() == "two"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(OutputError, match="cannot write"):
+        write_whole(tmp_path / "missing" / "a.json", "three")
