@@ -41,6 +41,15 @@ def network():
 
 
 @pytest.fixture
+def network_with_statistics(network):
+    generator = torch.Generator().manual_seed(1)
+    for name, buffer in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return network
+
+
+@pytest.fixture
 def model_file(tmp_path, network):
     path = tmp_path / "tiny.safetensors"
     save_model(path, network, SPEC)
@@ -51,11 +60,22 @@ def test_a_saved_model_comes_back_the_same(model_file, network):
     loaded = load_model(model_file)
     pixels = torch.randn(1, 3, 20, 30)
     assert loaded.spec == SPEC
-    assert torch.equal(loaded.module(pixels), network(pixels).detach())
+    assert torch.allclose(loaded.module(pixels), network(pixels).detach(), atol=1e-5)
     assert not loaded.module.training
     assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
     assert loaded.sha256 == hashlib.sha256(model_file.read_bytes()).hexdigest()
     assert (loaded.geometry.multiple_px, loaded.geometry.halo_px) == (4, 28)
+
+
+def test_normalisations_are_folded_into_convolutions(tmp_path, network_with_statistics):
+    path = tmp_path / "m.safetensors"
+    save_model(path, network_with_statistics, SPEC)
+    loaded = load_model(path).module
+    pixels = torch.randn(2, 3, 20, 30)
+    expected = network_with_statistics(pixels).detach()
+    assert torch.allclose(loaded(pixels), expected, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in loaded.modules())
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_half_weights_take_half_the_space_and_compute_in_float32(tmp_path, model_file, network):

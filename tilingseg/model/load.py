@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tilingseg.errors import ModelError
 from tilingseg.model.halo import network_geometry
@@ -51,7 +52,7 @@ class LoadedModel:
     spec: ModelSpec
     """What it expects and what it gives."""
     module: nn.Module
-    """The network on the CPU, float32, in evaluation mode: (n, bands, height, width) normalised →
+    """The network on the CPU, float32, for inference alone: (n, bands, height, width) normalised →
     logits (n, outputs, height, width)."""
     geometry: Geometry
     """Lattice, halo and memory need of the network."""
@@ -113,7 +114,7 @@ def load_model(
             f"{path} is no {_SUFFIX} file; TorchScript runs code from the file and must be allowed "
             "explicitly, pickled checkpoints are never read"
         )
-    module.eval()
+    _fold_batch_norm(module.eval())
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     geometry = network_geometry(module, len(spec.bands))
@@ -189,6 +190,22 @@ def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
             )
     module.load_state_dict(tensors)
     return spec, module
+
+
+def _fold_batch_norm(module: nn.Module) -> None:
+    """Multiply every normalisation into the convolution before it.
+
+    In evaluation it is a fixed scale and shift. Folded in, a pass over every map is saved, which is
+    a third of the time on a processor; the logits differ by rounding alone.
+    """
+    for block in module.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for index in range(len(block) - 1):
+            convolution, norm = block[index], block[index + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block[index] = fuse_conv_bn_eval(convolution, norm)
+                block[index + 1] = nn.Identity()
 
 
 def _load_torchscript(path: Path) -> tuple[ModelSpec, nn.Module]:
