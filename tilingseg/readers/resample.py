@@ -8,9 +8,9 @@ that is covered, enlarging interpolates linearly between pixel centres.
 Pixels that are not valid weigh nothing. An output pixel is valid where at least half of its weight
 is, so that nodata neither darkens its neighbours nor grows or shrinks by more than half a pixel.
 
-Why not GDAL's warper: on 512-pixel windows of a deflated 3-band scene it delivers about 30 million
-source pixels a second and core, the sparse products here above 200, and its result hangs on the
-blocks that it cuts for itself.
+Why not GDAL's warper: its result hangs on the blocks that it cuts for itself, it exists for one
+format only, and it is slower. 512-pixel windows of a deflated scene of three bands, shrunk by 1.5
+to 3, decoding included: 57 to 76 million source pixels a second and core here, 14 to 27 there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _NEGLIGIBLE = 1e-6
 """Weights below this are rounding errors of pixel edges that coincide."""
+_TURNED_ROWS = 32
+"""Rows that are transposed at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,22 +99,37 @@ def resample(
     """
     shape = (rows.shape[0], cols.shape[0])
     out = np.empty((len(pixels), *shape), pixels.dtype)
-    integer = pixels.dtype.kind in "ui"
-    missing = None if valid.all() else _apply((~valid).astype(np.float32), rows, cols)
+    missing = None if valid.all() else _weighed((~valid).astype(np.float32), rows, cols)
     for band, result in zip(pixels, out, strict=True):
         # Not multiplied by the mask: NaN times 0 is NaN.
         known = band if missing is None else np.where(valid, band, 0)
-        mean = _apply(known.astype(np.float32), rows, cols)
+        mean = _weighed(known.astype(np.float32), rows, cols)
         if missing is not None:
             # Where nothing is missing this divides by exactly 1, which keeps the bits that a
             # window without any invalid pixel gives.
             mean /= np.maximum(1 - missing, _NEGLIGIBLE)
-        result[...] = np.rint(mean, out=mean) if integer else mean
-    return out, np.ones(shape, bool) if missing is None else missing <= 0.5
+        if pixels.dtype.kind in "ui":
+            np.rint(mean, out=mean)
+        _turn(mean.astype(pixels.dtype, copy=False), result)
+    if missing is None:
+        return out, np.ones(shape, bool)
+    return out, np.ascontiguousarray((missing <= 0.5).T)
 
 
-def _apply(band: NDArray[np.float32], rows: csr_array, cols: csr_array) -> NDArray[np.float32]:
-    """Return rows · band · colsᵀ, float32 (height, width)."""
-    tall = np.ascontiguousarray((rows @ band).T)  # (source width, height)
-    result: NDArray[np.float32] = (cols @ tall).T
+def _weighed(band: NDArray[np.float32], rows: csr_array, cols: csr_array) -> NDArray[np.float32]:
+    """Return (rows · band · colsᵀ)ᵀ, float32 (width, height)."""
+    short = rows @ band
+    tall = np.empty(short.shape[::-1], np.float32)
+    _turn(short, tall)
+    result: NDArray[np.float32] = cols @ tall
     return result
+
+
+def _turn(array: NDArray[Any], out: NDArray[Any]) -> None:
+    """Write the transpose of (n, m) into (m, n), a few rows at a time.
+
+    Copying it whole touches a new cache line at every number: 4.7 ms instead of 0.9 ms for
+    512 × 1025 numbers.
+    """
+    for start in range(0, len(array), _TURNED_ROWS):
+        out[:, start : start + _TURNED_ROWS] = array[start : start + _TURNED_ROWS].T

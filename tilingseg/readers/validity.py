@@ -27,6 +27,8 @@ def holds_data(data: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[
     """
     values = [_representable(value, data.dtype) for value in nodata]
     tagged = [(band, value) for band, value in zip(data, values, strict=True) if value is not None]
+    if not tagged and data.dtype.kind != "f":
+        return np.ones(data.shape[1:], bool)
     missing = np.zeros(data.shape[1:], bool)
     if not all(_is_measurable(value) for _, value in tagged):
         for band, value in tagged:
