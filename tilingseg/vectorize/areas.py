@@ -31,7 +31,8 @@ class AreaOptions:
     """What becomes of a traced shape."""
 
     simplify_px: float = 0.0
-    """Farthest that an outline may move, px; 0: it follows the pixel edges."""
+    """Farthest that a corner which is left out may lie from the new outline, px (twice that for the
+    one where its ring begins); 0: outlines follow the pixel edges."""
     min_area_m2: float = 0.0
     """Smaller shapes are left out, m² by the pixel size at the scene's centre (px² where it is not
     known)."""

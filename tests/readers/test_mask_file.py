@@ -1,0 +1,190 @@
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+
+from tilingseg.errors import SceneError
+from tilingseg.grid import Window
+from tilingseg.readers.mask_file import CLASSES_TAG, open_mask
+from tilingseg.records import NODATA
+from tilingseg.vectorize.trace import trace
+
+UTM = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
+
+
+def write(path, pixels, tags=None, **profile):
+    pixels = np.atleast_3d(np.asarray(pixels).T).T  # (height, width) or (bands, height, width)
+    settings = {
+        "driver": "GTiff",
+        "count": pixels.shape[0],
+        "height": pixels.shape[1],
+        "width": pixels.shape[2],
+        "dtype": pixels.dtype,
+        **UTM,
+        **profile,
+    }
+    with rasterio.open(path, "w", **settings) as dataset:
+        dataset.write(pixels)
+        dataset.update_tags(**(tags or {}))
+    return str(path)
+
+
+def whole(mask):
+    return mask.read_mask(Window(row=0, col=0, height=mask.height, width=mask.width))
+
+
+def legend(**names):
+    return {CLASSES_TAG: json.dumps({value[1:]: name for value, name in names.items()})}
+
+
+class TestNamedClasses:
+    def test_names_come_from_the_tag(self, tmp_path):
+        pixels = np.array([[0, 1], [2, 255]], np.uint8)
+        tags = legend(_0="background", _1="building", _2="road")
+        mask = open_mask(write(tmp_path / "m.tif", pixels, tags, nodata=255))
+        assert mask.classes == ("building", "road")
+        assert whole(mask).tolist() == [[0, 1], [2, NODATA]]
+        mask.close()
+
+    def test_a_class_that_does_not_occur_keeps_its_place(self, tmp_path):
+        tags = legend(_0="background", _1="building", _2="road")
+        mask = open_mask(write(tmp_path / "m.tif", np.full((2, 2), 2, np.uint8), tags))
+        assert mask.classes == ("building", "road")
+        assert whole(mask).tolist() == [[2, 2], [2, 2]]
+        mask.close()
+
+    def test_a_value_without_a_name_is_an_error(self, tmp_path):
+        mask = open_mask(
+            write(tmp_path / "m.tif", np.array([[1, 7]], np.uint8), legend(_1="building"))
+        )
+        with pytest.raises(SceneError, match="value 7, which its tag"):
+            whole(mask)
+        mask.close()
+
+    @pytest.mark.parametrize("text", ["{", "[1]", '{"a": "b"}', '{"300": "b"}', '{"-1": "b"}'])
+    def test_a_broken_tag_is_an_error(self, tmp_path, text):
+        path = write(tmp_path / "m.tif", np.ones((2, 2), np.uint8), {CLASSES_TAG: text})
+        with pytest.raises(SceneError, match=r"m\.tif"):
+            open_mask(path)
+
+
+class TestOtherMasks:
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32"])
+    def test_every_value_that_occurs_is_a_class(self, tmp_path, dtype):
+        pixels = np.array([[0, 40, 7], [7, 0, 90]], dtype)
+        mask = open_mask(write(tmp_path / "m.tif", pixels))
+        assert mask.classes == ("class_7", "class_40", "class_90")
+        assert whole(mask).tolist() == [[0, 2, 1], [1, 0, 3]]
+        assert whole(mask).dtype == np.uint8
+        mask.close()
+
+    def test_a_mask_in_black_and_white_has_one_class(self, tmp_path):
+        mask = open_mask(write(tmp_path / "m.tif", np.array([[0, 255]], np.uint8)))
+        assert mask.classes == ("class_255",)
+        assert whole(mask).tolist() == [[0, 1]]
+        mask.close()
+
+    def test_255_beside_classes_is_nodata(self, tmp_path):
+        mask = open_mask(write(tmp_path / "m.tif", np.array([[0, 1, 255]], np.uint8)))
+        assert mask.classes == ("class_1",)
+        assert whole(mask).tolist() == [[0, 1, NODATA]]
+        mask.close()
+
+    def test_declared_nodata_is_no_class_and_may_be_the_background(self, tmp_path):
+        pixels = np.array([[-9999, 0, 3]], np.int16)
+        mask = open_mask(write(tmp_path / "a.tif", pixels, nodata=-9999))
+        assert whole(mask).tolist() == [[NODATA, 0, 1]]
+        mask.close()
+        mask = open_mask(write(tmp_path / "b.tif", np.array([[0, 5]], np.uint8), nodata=0))
+        assert whole(mask).tolist() == [[NODATA, 1]]
+        mask.close()
+
+    def test_an_alpha_band_says_what_is_valid(self, tmp_path):
+        pixels = np.array([[[1, 1]], [[0, 255]]], np.uint8)
+        path = write(tmp_path / "m.tif", pixels)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
+        mask = open_mask(path)
+        assert whole(mask).tolist() == [[NODATA, 1]]
+        mask.close()
+
+    def test_a_palette_is_not_expanded(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.array([[0, 2]], np.uint8))
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_colormap(1, {0: (0, 0, 0, 255), 2: (9, 9, 9, 255)})
+        mask = open_mask(path)
+        assert mask.classes == ("class_2",)
+        mask.close()
+
+    def test_an_empty_mask_has_no_classes(self, tmp_path):
+        mask = open_mask(write(tmp_path / "m.tif", np.zeros((3, 4), np.uint8)))
+        assert mask.classes == ()
+        assert whole(mask).tolist() == [[0] * 4] * 3
+        mask.close()
+
+    def test_windows_are_parts_of_the_whole(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 5, (700, 90), dtype=np.uint8)
+        path = write(tmp_path / "m.tif", pixels, tiled=True, blockxsize=64, blockysize=64)
+        mask = open_mask(path)
+        window = Window(row=301, col=17, height=99, width=50)
+        assert np.array_equal(mask.read_mask(window), pixels[301:400, 17:67])
+        assert mask.read_probability(0, window) is None
+        shapes = list(trace(mask, 3))
+        assert sum(shape.polygon.area for shape in shapes) == (pixels == 3).sum()
+        mask.close()
+
+
+class TestWhere:
+    def test_a_georeference_is_kept(self, tmp_path):
+        mask = open_mask(write(tmp_path / "m.tif", np.ones((4, 4), np.uint8)))
+        assert mask.georef.crs == "EPSG:32633"
+        assert mask.georef.transform == (0.5, 0, 500_000, 0, -0.5, 5_000_000)
+        assert mask.georef.pixel_m == pytest.approx((0.5, 0.5), rel=1e-3)
+        mask.close()
+
+    def test_without_one_coordinates_are_pixels(self, tmp_path):
+        path = tmp_path / "m.tif"
+        with pytest.warns(NotGeoreferencedWarning):
+            write(path, np.ones((2, 2), np.uint8), crs=None, transform=None)
+        mask = open_mask(path, pixel_m=0.25)
+        assert mask.georef.crs is None
+        assert mask.georef.pixel_m == (0.25, 0.25)
+        mask.close()
+
+
+class TestNoMasks:
+    def test_numbers_with_fractions_are_refused(self, tmp_path):
+        with pytest.raises(SceneError, match="float32 values.*threshold"):
+            open_mask(write(tmp_path / "m.tif", np.ones((2, 2), np.float32)))
+
+    def test_pictures_are_refused(self, tmp_path):
+        with pytest.raises(SceneError, match="3 bands; a class mask has one"):
+            open_mask(write(tmp_path / "m.tif", np.ones((3, 2, 2), np.uint8)))
+
+    def test_a_number_for_each_object_is_refused(self, tmp_path):
+        pixels = np.arange(400, dtype=np.uint16).reshape(20, 20)
+        with pytest.raises(SceneError, match="more than 254 different values"):
+            open_mask(write(tmp_path / "m.tif", pixels))
+
+    def test_negative_classes_are_refused(self, tmp_path):
+        with pytest.raises(SceneError, match="value -3; classes are numbers above 0"):
+            open_mask(write(tmp_path / "m.tif", np.array([[-3, 1]], np.int16)))
+
+    def test_a_missing_file_and_a_text_file_are_refused(self, tmp_path):
+        with pytest.raises(SceneError, match="No such file"):
+            open_mask(tmp_path / "no.tif")
+        (tmp_path / "text.tif").write_text("no raster")
+        with pytest.raises(SceneError, match="no raster in a format"):
+            open_mask(tmp_path / "text.tif")
+
+    def test_a_damaged_file_names_the_rows(self, tmp_path):
+        pixels = np.random.default_rng(0).integers(0, 3, (600, 600), dtype=np.uint8)
+        path = write(tmp_path / "m.tif", pixels, compress="deflate")
+        data = (tmp_path / "m.tif").read_bytes()
+        (tmp_path / "m.tif").write_bytes(data[: len(data) // 2])
+        with pytest.raises(SceneError, match=r"m\.tif"):
+            open_mask(path)
