@@ -148,11 +148,9 @@ class UNet(nn.Module):
             skips.append(x)
             x = self.pool(x)
         x = self.dropout(self._run(self.bottom, x))
-        steps = zip(self.upsamplers, self.decoder, reversed(skips), self._crops, strict=True)
-        for upsample, block, skip, crop in steps:
-            # Padding by a negative number cuts off.
-            joined = torch.cat((F.pad(skip, (-crop, -crop, -crop, -crop)), upsample(x)), dim=1)
-            x = self._run(block, joined)
+        for upsample, block, crop in zip(self.upsamplers, self.decoder, self._crops, strict=True):
+            # Nothing here gets a name of its own: a name would keep a map alive for a whole level.
+            x = self._run(block, torch.cat((_cut(skips.pop(), crop), upsample(x)), dim=1))
         logits: Tensor = self.unfold(self.head(x))
         return logits[:, :, :height, :width]
 
@@ -182,6 +180,10 @@ class UNet(nn.Module):
         nn.init.normal_(self.head.weight, std=self.head.in_channels**-0.5)
         assert self.head.bias is not None
         nn.init.constant_(self.head.bias, -2.0)
+
+
+def _cut(x: Tensor, border: int) -> Tensor:
+    return x[:, :, border:-border, border:-border] if border else x
 
 
 def _double_conv(n_in: int, n_out: int, *, padded: bool) -> nn.Sequential:
