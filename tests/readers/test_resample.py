@@ -44,6 +44,7 @@ def area_mean(axis, n_target):
     return out
 
 
+@settings(deadline=None)
 @given(axes())
 def test_weights_of_a_pixel_add_up_to_one(drawn):
     axis, n_target = drawn
@@ -52,6 +53,7 @@ def test_weights_of_a_pixel_add_up_to_one(drawn):
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(axes(), st.data())
 def test_weights_do_not_depend_on_the_window(drawn, data):
     axis, n_target = drawn
@@ -113,6 +115,7 @@ def run(pixels, valid, rows, cols):
     )
 
 
+@settings(deadline=None)
 @given(axes(), axes(), st.integers(0, 255), st.integers(0, 2**32))
 def test_a_constant_stays_whatever_is_invalid_around_it(rows, cols, value, seed):
     (rows, height), (cols, width) = rows, cols

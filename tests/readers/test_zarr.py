@@ -480,6 +480,13 @@ def test_other_names_are_left_to_gdal(uri):
     assert locate_zarr(uri) is None
 
 
+def test_a_picture_in_the_folder_of_a_store_is_a_picture(tmp_path):
+    put(tmp_path / "scene.zarr", random_pixels())
+    pixels = random_pixels(seed=9)
+    path = write(tmp_path / "scene.zarr" / "preview.tif", pixels)
+    np.testing.assert_array_equal(read_whole(open_scene(path))[0], pixels)
+
+
 def fails(uri, words, **options):
     with pytest.raises(SceneError, match=words) as error:
         open_scene(uri, **options)

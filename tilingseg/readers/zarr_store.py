@@ -55,7 +55,9 @@ def locate_zarr(uri: str) -> ZarrTarget | None:
     plain = uri.removeprefix("file://")
     found = re.match(r"(.*?\.zarr(?:\.zip)?)(?:[/\\]+(.*?))?[/\\]*$", plain, re.IGNORECASE)
     # `ZARR:"…"` and `/vsi…` are GDAL's names for its own driver.
-    if found and not re.match(r"/vsi|\w{2,}:(?!//)", plain):
+    # Nor is a picture that lies in the folder of a store part of it.
+    is_file = "://" not in plain and Path(plain).is_file() and not plain.lower().endswith(".zip")
+    if found and not is_file and not re.match(r"/vsi|\w{2,}:(?!//)", plain):
         inner = (found[2] or "").replace("\\", "/")
         return ZarrTarget(uri=uri, root=found[1], inner=inner)
     if "://" not in plain and any((Path(plain) / name).is_file() for name in _METADATA):
