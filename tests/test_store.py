@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tilingseg.errors import OutputError, PlanError
 from tilingseg.grid import Window
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, RegionReport, Scaling
-from tilingseg.store import WorkStore
+from tilingseg.store import RegionWriter, WorkStore
 
 SCALING = Scaling(low=(0.0,), high=(255.0,), source="test")
 REPORT = RegionReport(
@@ -117,7 +118,7 @@ def test_a_completion_record_appears_after_the_pixels_are_flushed(tmp_path, plan
     }
     assert chunks
     assert set(order[:-1]) == chunks
-    assert order[-1].endswith("done/000000.json.part")
+    assert re.search(r"done/000000\.json\.\w+\.part$", order[-1])
 
 
 def test_completion_records_are_json_that_people_can_read(tmp_path, plan):
@@ -132,3 +133,34 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path, plan):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot create the work store"):
         WorkStore.create(tmp_path / "file" / "work", plan, SCALING)
+
+
+class TestRegionWriter:
+    @pytest.mark.parametrize("heights", [[300], [64, 100, 136], [1] * 300, [63, 2, 235]])
+    def test_writes_every_chunk_once_and_whole(self, tmp_path, monkeypatch, heights):
+        monkeypatch.setattr("tilingseg.plan.CHUNK_PX", 64)
+        plan = make_plan(make_scene(300, 400), TilingOptions(tile_size_px=128))
+        store = WorkStore.create(tmp_path / "work", plan, SCALING)
+        core = plan.grid.scene_window
+        rng = np.random.default_rng(0)
+        mask = rng.integers(0, 3, (300, 400), dtype=np.uint8)
+        probability = rng.integers(0, 256, (2, 300, 400), dtype=np.uint8)
+        written = []
+        write = store.write
+
+        def note(window, *arrays):
+            written.append(window)
+            write(window, *arrays)
+
+        monkeypatch.setattr(store, "write", note)
+        writer, top = RegionWriter(store, core), 0
+        for height in heights:
+            rows = slice(top, top + height)
+            window = Window(row=top, col=0, height=height, width=400)
+            writer.write(window, mask[rows], probability[:, rows])
+            top += height
+        assert np.array_equal(store.read_mask(core), mask)
+        assert np.array_equal(store.read_probability(1, core), probability[1])
+        assert all(window.row % plan.chunk_px == 0 for window in written)
+        stops = [window.row for window in written[1:]] + [300]
+        assert [window.row_stop for window in written] == stops

@@ -34,7 +34,7 @@ from tilingseg.readers.mask_file import open_mask
 from tilingseg.records import RegionReport
 from tilingseg.scaling import decide_scaling
 from tilingseg.stitch import Decision, stitch
-from tilingseg.store import WorkStore
+from tilingseg.store import RegionWriter, WorkStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,10 +99,10 @@ def run(
     job = prepare(str(uri), options)
     folder = OutputFolder.of(job.plan, out_dir)
     try:
-        store = _open_store(job, folder, options)
+        store = open_store(job, folder, options)
         if (text := store.finished_report()) is not None:
             return finish(store, folder, text)
-        n_resumed = len(store.completed())
+        n_resumed = len(store.completed_indexes())
         _infer_regions(job, store, progress)
         return publish(job.reader, store, folder, options.outputs, n_resumed)
     finally:
@@ -181,10 +181,11 @@ def run_region(
     )
     decision = Decision(class_indexes=plan.model.class_indexes, thresholds=plan.model.thresholds)
     predictions = predict(plan.tile_rows(region), source, engine, plan.tiling.batch_size, tally)
+    writer = RegionWriter(store, region.core)
     start = time.perf_counter()
     for rows in stitch(_until(stop, predictions), plan.grid, region.core, decision, exact=exact):
         with tally.clock("write"):
-            store.write(rows.window, rows.mask, rows.probability)
+            writer.write(rows.window, rows.mask, rows.probability)
         n_valid += rows.n_valid
     spent = time.perf_counter() - start
     tally.seconds["stitch"] = spent - sum(tally.seconds.values())
@@ -207,7 +208,13 @@ def _until(stop: threading.Event, rows: Iterable[list[Prediction]]) -> Iterator[
         yield row
 
 
-def _open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore:
+def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore:
+    """Open the work store of an interrupted run of the same plan, or make a new one.
+
+    Raises:
+        PlanError: the interrupted run had another plan.
+        OutputError: the folder cannot be written or holds outputs that may not be replaced.
+    """
     folder.check(overwrite=options.overwrite)
     if options.resume and (store := WorkStore.resume(folder.work, job.plan)) is not None:
         return store
@@ -217,7 +224,7 @@ def _open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStor
 
 def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
     """Do the regions that no earlier run completed, on all devices at once."""
-    done = store.completed()
+    done = store.completed_indexes()
     missing = (region for region in job.plan.regions() if region.index not in done)
     total, lock = job.plan.n_regions, threading.Lock()
     n_done = len(done)

@@ -7,7 +7,10 @@ Wishes that cannot be met end here.
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +27,6 @@ from tilingseg.readers import open_scene
 from tilingseg.records import Scaling
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from shapely.geometry.base import BaseGeometry
 
     from tilingseg.infer import Engine
@@ -93,7 +94,9 @@ class Job:
     def engine(self, device: str, scaling: Scaling) -> Engine:
         """Load the network onto a device."""
         precision = self.plan.model.precision
-        return TorchEngine(self.model.module, self.model.spec, scaling, device, precision)
+        # moving a module to a device changes it in place, and other engines share this one
+        module = deepcopy(self.model.module)
+        return TorchEngine(module, self.model.spec, scaling, device, precision)
 
 
 def prepare(uri: str, options: RunOptions) -> Job:
@@ -108,7 +111,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     """
     if options.workers < 1:
         raise PlanError(f"workers must be 1 or more, got {options.workers}")
-    model = load_model(options.model, sha256=options.model_sha256)
+    model = _load_once(str(options.model), options.model_sha256, _stamp(options.model))
     spec = model.spec
     reader = open_scene(
         uri,
@@ -144,6 +147,25 @@ def prepare(uri: str, options: RunOptions) -> Job:
         devices=devices,
         workers=options.workers,
     )
+
+
+@lru_cache(maxsize=2)
+def _load_once(
+    model: str,
+    sha256: str | None,
+    stamp: tuple[int, int] | None,
+) -> LoadedModel:
+    """Load a model; the next scene of this process gets the same one while its file is the same."""
+    return load_model(model, sha256=sha256)
+
+
+def _stamp(model: str | Path) -> tuple[int, int] | None:
+    """Return what changes when a model file does; None: a bundled model, or no file."""
+    try:
+        state = Path(model).stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
 
 
 def estimate_job(job: Job) -> Estimate:

@@ -56,6 +56,8 @@ class TilingOptions:
     """Tiles in one forward pass."""
     memory_bytes: int = 400_000_000
     """What one forward pass may use, bytes."""
+    region_px: int | None = None
+    """Side that a region is rounded to, px: the unit of work on a cluster and of resuming."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +74,19 @@ class Tiling:
     """Tiles in one forward pass."""
     forward_bytes: int
     """Estimated peak memory of one forward pass, bytes."""
+    region_px: int
+    """Side that a region is rounded to, px."""
 
     @property
     def chunk_tiles(self) -> int:
         """Tiles along each side of a store chunk."""
-        return max(1, CHUNK_PX // self.grid.stride_px)
+        return max(1, min(CHUNK_PX, self.region_px) // self.grid.stride_px)
 
     @property
     def region_tiles(self) -> int:
         """Tiles along each side of a region, a multiple of `chunk_tiles`."""
         chunk_px = self.chunk_tiles * self.grid.stride_px
-        return self.chunk_tiles * max(1, round(REGION_PX / chunk_px))
+        return self.chunk_tiles * max(1, round(self.region_px / chunk_px))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,4 +351,5 @@ def _tiling(
         reason=EXACT,
         batch_size=batch_size,
         forward_bytes=batch_size * tile_bytes,
+        region_px=options.region_px or REGION_PX,
     )

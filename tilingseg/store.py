@@ -7,18 +7,23 @@ A folder beside the outputs::
     pixels.zarr/probability   uint8 (classes, height, width), 255 = 1
     done/000012.json     completion record of region 12
 
-Region cores are whole numbers of chunks, so every chunk has one writer. A region is done when its
-completion record is renamed into place, after its chunks are flushed to disk; whatever an
-interrupted region left behind is written again. Chunks that hold nothing but nodata take no space.
+Region cores are whole numbers of chunks, so every chunk has one writer, which writes it once and
+whole: a worker that was given up for lost but still lives writes the same bytes again and harms
+nothing. A region is done when its completion record is renamed into place, after its chunks are
+flushed to disk; whatever an interrupted region left behind is written again. Chunks that hold
+nothing but nodata take no space.
 
 Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,8 +163,15 @@ class WorkStore:
     def complete(self, core: Window, report: RegionReport) -> None:
         """Flush the chunks of a region to disk, then put its completion record in place."""
         self._flush(core)
-        path = self.folder / "done" / f"{report.index:06d}.json"
-        write_whole(path, json.dumps(to_json(report)))
+        _write_record(self._record(report.index), json.dumps(to_json(report)))
+
+    def is_complete(self, index: int) -> bool:
+        """Tell whether a region has its completion record."""
+        return self._record(index).exists()
+
+    def completed_indexes(self) -> frozenset[int]:
+        """Return which regions are complete; opens no file but the folder."""
+        return frozenset(int(path.stem) for path in (self.folder / "done").glob("*.json"))
 
     def completed(self) -> dict[int, RegionReport]:
         """Return the completion records, by region index."""
@@ -183,6 +195,9 @@ class WorkStore:
         """Delete the store."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _record(self, index: int) -> Path:
+        return self.folder / "done" / f"{index:06d}.json"
+
     def _flush(self, core: Window) -> None:
         chunk = self.plan.chunk_px
         root = self.folder / "pixels.zarr"
@@ -195,6 +210,63 @@ class WorkStore:
                 ]
                 for path in paths:
                     _sync(path)
+
+
+class RegionWriter:
+    """Collects the finished rows of one region until they fill its chunks."""
+
+    def __init__(self, store: WorkStore, core: Window) -> None:
+        """Start at the top of the region.
+
+        Args:
+            store: where the pixels go.
+            core: the region's pixels.
+        """
+        self._store = store
+        self._core = core
+        self._top = core.row
+        self._mask: list[NDArray[np.uint8]] = []
+        self._probability: list[NDArray[np.uint8]] = []
+
+    def write(
+        self, window: Window, mask: NDArray[np.uint8], probability: NDArray[np.uint8]
+    ) -> None:
+        """Take the next rows, as wide as the region; see `WorkStore.write`."""
+        self._mask.append(mask)
+        self._probability.append(probability)
+        chunk = self._store.plan.chunk_px
+        full = (
+            window.row_stop
+            if window.row_stop == self._core.row_stop
+            else (window.row_stop // chunk * chunk)
+        )
+        if full <= self._top:
+            return
+        masks, probabilities = np.concatenate(self._mask), np.concatenate(self._probability, axis=1)
+        count = full - self._top
+        rows = replace(self._core, row=self._top, height=count)
+        self._store.write(rows, masks[:count], probabilities[:, :count])
+        self._top = full
+        self._mask, self._probability = [masks[count:]], [probabilities[:, count:]]
+
+
+def _write_record(path: Path, text: str) -> None:
+    """Write a completion record whole, without a look at the others in its folder.
+
+    Two workers may complete one region, where the first was given up for lost: each has a file of
+    its own until it is renamed.
+    """
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
