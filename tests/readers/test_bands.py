@@ -88,6 +88,12 @@ def test_a_band_that_is_something_else_is_not_taken():
         choose(file_bands("nir", "red", "green"), band_names=RGB)
 
 
+def test_a_description_outranks_the_colour():
+    bands = file_bands("nir", "", "", colours=("red", "green", "blue"))
+    with pytest.raises(SceneError, match="none is 'red'"):
+        choose(bands, band_names=RGB)
+
+
 def test_too_few_bands_say_how_to_repeat_one():
     with pytest.raises(SceneError, match=r"1 band \(1\).*needs 3.*--bands 1,1,1"):
         choose(file_bands("", colours=("gray",)), band_names=RGB)

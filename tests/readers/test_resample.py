@@ -126,6 +126,14 @@ def test_a_constant_stays_whatever_is_invalid_around_it(rows, cols, value, seed)
     assert (out[0][out_valid] == value).all()
 
 
+def test_a_pixel_is_valid_where_half_of_its_area_is():
+    valid = np.random.default_rng(2).random((80, 60)) > 0.5
+    pixels = np.zeros((1, 80, 60), np.uint8)
+    rows, cols = Axis(n_source=80, scale=4.0), Axis(n_source=60, scale=3.0)
+    _, out = run(pixels, valid, (rows, 0, 20), (cols, 0, 20))
+    np.testing.assert_array_equal(out, valid.reshape(20, 4, 20, 3).sum(axis=(1, 3)) >= 6)
+
+
 @pytest.mark.parametrize("scale", [2.0, 3.0, 0.5, 0.4])
 def test_the_edge_of_the_data_moves_by_half_a_pixel_at_most(scale):
     valid = np.zeros((60, 60), bool)

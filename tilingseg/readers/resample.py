@@ -113,7 +113,7 @@ def resample(
         _turn(mean.astype(pixels.dtype, copy=False), result)
     if missing is None:
         return out, np.ones(shape, bool)
-    return out, np.ascontiguousarray((missing <= 0.5).T)
+    return out, np.ascontiguousarray((missing <= 0.5 + _NEGLIGIBLE).T)
 
 
 def _weighed(band: NDArray[np.float32], rows: csr_array, cols: csr_array) -> NDArray[np.float32]:
