@@ -3,6 +3,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from xml.etree import ElementTree
 
 import geopandas
@@ -50,6 +51,12 @@ def read(path):
     if path.suffix == ".parquet":
         return geopandas.read_parquet(path)
     return geopandas.read_file(path)
+
+
+def indexed(path):
+    """Count the features in the spatial index of a GeoPackage."""
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute('SELECT count(*) FROM "rtree_scene_building_geom"').fetchone()[0]
 
 
 class TestEveryFormat:
@@ -160,17 +167,23 @@ class TestAtomicWriting:
         with pytest.raises(OutputError, match="cannot write"):
             write_features(boxes(1), tmp_path / "no" / f"scene{suffix}", layer())
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, a disk without space")
-    @pytest.mark.parametrize("suffix", [".geojson", ".geojsonl"])
-    def test_a_full_disk_is_said(self, tmp_path, suffix, monkeypatch):
-        class FullFolder(type(tmp_path)):
-            def open(self, *args, **kwargs):
-                return type(tmp_path)("/dev/full").open(*args, **kwargs)
-
-        monkeypatch.setattr("tilingseg.features.Path", FullFolder)
-        with pytest.raises(OutputError, match="No space left"):
-            write_features(boxes(2000), tmp_path / f"scene{suffix}", layer())
-        assert list(tmp_path.iterdir()) == []
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.parametrize("limit", [0, 60_000, 110_000, 160_000, 250_000, 400_000])
+    def test_a_full_disk_is_said_or_the_file_is_whole(self, tmp_path, suffix, limit):
+        resource = pytest.importorskip("resource", reason="needs limits of POSIX")
+        path = tmp_path / f"scene{suffix}"
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            write_features(boxes(1500), path, layer())
+        except OutputError:
+            assert list(tmp_path.iterdir()) == []
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            assert len(read(path)) == 1500
+            assert path.suffix != ".gpkg" or indexed(path) == 1500
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     def test_an_unknown_suffix_is_refused_with_the_known_ones(self, tmp_path):
         with pytest.raises(OutputError, match=r"\.shp.*none of \.geojson"):
@@ -188,10 +201,7 @@ class TestGeoPackage:
         path = tmp_path / "scene.gpkg"
         write_features(boxes(5), path, layer())
         assert pyogrio.list_layers(path).tolist() == [["scene_building", "Polygon"]]
-        with sqlite3.connect(path) as database:
-            count = database.execute('SELECT count(*) FROM "rtree_scene_building_geom"').fetchone()
-        database.close()
-        assert count == (5,)
+        assert indexed(path) == 5
 
     @pytest.mark.skipif(shutil.which("ogrinfo") is None, reason="needs ogrinfo of gdal-bin")
     @pytest.mark.parametrize("suffix", [".geojson", ".geojsonl", ".gpkg", ".fgb"])

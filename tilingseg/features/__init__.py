@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError
@@ -27,6 +25,7 @@ from tilingseg.features.tables import write_flatgeobuf, write_geopackage, write_
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from tilingseg.records import Feature
 
@@ -88,12 +87,11 @@ def write_style(path: Path, layer: Layer) -> None:
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """Give a path to write to, of the same suffix; what is there at the end becomes `path`."""
+    # A folder, since GDAL wants its suffixes and leaves journals and scratch files beside.
+    folder = path.with_name(f"{path.name}.part")
     try:
-        # A folder, since GDAL wants its suffixes and leaves journals and scratch files beside.
-        folder = Path(tempfile.mkdtemp(prefix=f"{path.name}.part", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+        folder.mkdir()
         part = folder / path.name
         yield part
         descriptor = os.open(part, os.O_RDWR)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,7 @@ def write_geopackage(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
         with _gdal(path):
             _append(batch, path, layer, is_first=index == 0)
         n_written += len(batch.geometries)
+    _verify(path, layer, n_written)
     return n_written
 
 
@@ -148,6 +150,22 @@ def _geo_metadata(layer: Layer, extent: NDArray[np.float64], types: set[int]) ->
         column["bbox"] = extent.tolist()
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     return json.dumps(geo, separators=(",", ":"))
+
+
+def _verify(path: Path, layer: Layer, n_features: int) -> None:
+    """See that features and index are there: what fails while GDAL closes a file, it only logs."""
+    names = (layer.name, f"rtree_{layer.name}_geom")
+    tables = [name.replace('"', '""') for name in names]
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            counts = [
+                database.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0]
+                for table in tables
+            ]
+    except sqlite3.Error as error:
+        raise OutputError(f"cannot write {path}: {error}; is the disk full?") from error
+    if counts != [n_features, n_features]:
+        raise OutputError(f"cannot write {path}: features are missing; is the disk full?")
 
 
 @contextmanager
