@@ -1,0 +1,178 @@
+"""Measure whole processes on one scene: `python pipelines/bench.py --size 4096`.
+
+Makes a scene and a model with random weights, then runs each contender as a process of its own, in
+turns so that a busy machine troubles all of them alike, and prints the medians in one table. The
+contenders do the same work: read the GeoTIFF, infer every tile with the same weights, tile size and
+overlap, write a class mask. What they do is in `bench_contenders`.
+
+Processor seconds are the honest column on a machine that others use too; `forward` is the network
+alone over the same tiles, without reading, stitching or writing.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import rasterio
+import torch
+from affine import Affine
+
+from tilingseg.errors import TilingSegError
+from tilingseg.model.load import build_network, save_model
+from tilingseg.model.spec import ModelSpec
+
+CONTENDERS = ("forward", "tilingseg", "exact", "monai", "tiler")
+SPEC = ModelSpec(
+    name="bench",
+    network="unet",
+    network_options=(("features", (16, 32, 64, 128)),),
+    bands=("red", "green", "blue"),
+    classes=("building", "road"),
+    thresholds=(0.5, 0.5),
+    gsd_m=None,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+)
+BLOCK_PX = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one process took."""
+
+    wall_s: float
+    """From start to end, seconds."""
+    cpu_s: float
+    """Processor time of all its threads, seconds."""
+    peak_bytes: int
+    """Largest resident memory, bytes."""
+
+
+@click.command()
+@click.option("--size", default=4096, help="Side of the scene, px.")
+@click.option("--tile", default=512, help="Side of a tile, px.")
+@click.option("--overlap", default=128, help="Pixels that neighbouring tiles share.")
+@click.option("--repeat", default=3, help="Runs of each contender; the table shows medians.")
+@click.option("--threads", default=2, help="Processor threads for each network.")
+@click.option("--contenders", default=",".join(CONTENDERS), help="Which ones, comma separated.")
+def main(size: int, tile: int, overlap: int, repeat: int, threads: int, contenders: str) -> None:
+    """Compare tilingseg with its peers on one synthetic scene."""
+    names = contenders.split(",")
+    costs: dict[str, list[Cost]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory(prefix="bench") as folder:
+        scene, model = Path(folder) / "scene.tif", Path(folder) / "model.safetensors"
+        write_scene(scene, size)
+        write_model(model)
+        for turn in range(repeat):
+            for name in names:
+                out = Path(folder) / f"{name}_{turn}"
+                cost = measure([name, scene, model, out, tile, overlap], threads)
+                costs[name].append(cost)
+                click.echo(f"{name}: {cost.cpu_s:.1f} s of processor time", err=True)
+    click.echo(f"{size} × {size} px, tile {tile} px, overlap {overlap} px, {threads} threads")
+    click.echo(table({name: _median(runs) for name, runs in costs.items()}, size))
+
+
+def measure(arguments: list[object], threads: int) -> Cost:
+    """Run one contender and wait for it.
+
+    Args:
+        arguments: of `bench_contenders`.
+        threads: OpenMP threads of the process.
+
+    Raises:
+        TilingSegError: it failed.
+    """
+    script = str(Path(__file__).with_name("bench_contenders.py"))
+    command = [sys.executable, "-W", "ignore", script, *map(str, arguments)]
+    # Waiting threads that spin would count as work of whoever waits most.
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    start = time.perf_counter()
+    process = os.posix_spawn(sys.executable, command, environment)
+    _, status, usage = os.wait4(process, 0)
+    if status:
+        raise TilingSegError(f"contender {arguments[0]} failed; install monai and tiler for peers")
+    return Cost(
+        wall_s=time.perf_counter() - start,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss * 1024,
+    )
+
+
+def table(costs: dict[str, Cost], size: int) -> str:
+    """Return the costs as lines of text, ratios to `tilingseg` where it was measured.
+
+    Args:
+        costs: by contender.
+        size: side of the scene, px.
+    """
+    own = costs.get("tilingseg")
+    lines = [f"{'':<12}{'wall s':>9}{'cpu s':>9}{'ratio':>8}{'Mpx/s':>8}{'peak MB':>9}"]
+    for name, cost in costs.items():
+        ratio = "" if own is None else f"{cost.cpu_s / own.cpu_s:.2f}"
+        lines.append(
+            f"{name:<12}{cost.wall_s:>9.1f}{cost.cpu_s:>9.1f}{ratio:>8}"
+            f"{size**2 / cost.wall_s / 1e6:>8.2f}{cost.peak_bytes / 1e6:>9.0f}"
+        )
+    return "\n".join(lines)
+
+
+def write_scene(path: Path, size: int, seed: int = 0) -> None:
+    """Write a GeoTIFF of coloured noise with structure at two scales, block row by block row.
+
+    Args:
+        path: file to write.
+        size: its side, px.
+        seed: of the noise.
+    """
+    rng = np.random.default_rng(seed)
+    profile = {
+        "driver": "GTiff", "height": size, "width": size, "count": 3, "dtype": "uint8",
+        "tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX, "compress": "deflate",
+        "interleave": "pixel", "photometric": "RGB", "crs": "EPSG:32633", "BIGTIFF": "IF_SAFER",
+        "transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000),
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as dataset:
+        for row in range(0, size, BLOCK_PX):
+            height = min(BLOCK_PX, size - row)
+            fields = rng.integers(40, 200, (3, -(-height // 32), -(-size // 32)), dtype=np.uint8)
+            texture = rng.integers(0, 16, (height, size), dtype=np.uint8)
+            coarse = fields.repeat(32, axis=1).repeat(32, axis=2)[:, :height, :size]
+            dataset.write(coarse + texture, window=((row, row + height), (0, size)))
+
+
+def write_model(path: Path, spec: ModelSpec = SPEC, seed: int = 0) -> None:
+    """Write a model file with random weights.
+
+    Args:
+        path: file to write.
+        spec: what it is.
+        seed: of the weights.
+    """
+    torch.manual_seed(seed)
+    module = build_network(spec)
+    for name, statistic in module.named_buffers():
+        # as after training: folding them away must not be free
+        if name.endswith("running_var"):
+            statistic.uniform_(0.5, 2.0)
+    save_model(path, module, spec)
+
+
+def _median(runs: list[Cost]) -> Cost:
+    return Cost(
+        wall_s=statistics.median(run.wall_s for run in runs),
+        cpu_s=statistics.median(run.cpu_s for run in runs),
+        peak_bytes=int(statistics.median(run.peak_bytes for run in runs)),
+    )
+
+
+if __name__ == "__main__":
+    main()
