@@ -2,6 +2,7 @@ import json
 import math
 
 import numpy as np
+import pyogrio
 import pytest
 import shapely
 from hypothesis import assume, given, settings
@@ -121,15 +122,34 @@ class TestPoles:
         assert found.equals(shapely.box(-180, -90, 180, 90))
 
 
+class TestBeyondTheProjection:
+    def test_what_has_no_place_on_the_earth_is_left_out_and_counted(self, tmp_path):
+        crs = "+proj=geos +h=35785831 +lon_0=0 +ellps=WGS84"
+        disc = Georef(
+            crs=crs, transform=(3000, 0, -5.6e6, 0, -3000, 5.6e6), pixel_m=(3000.0, 3000.0)
+        )
+        boxes = [shapely.box(0, 0, 9, 9), shapely.box(1800, 1800, 1809, 1809)]
+        found, features, report = written(tmp_path, boxes, disc)
+        assert len(found) == 1
+        assert features[0]["properties"]["area_m2"] > 0
+        assert [count for _, count in report.left_out] == [1]
+        write_features(
+            [Feature(class_name="a", geometry=boxes[0], confidence=None)],
+            tmp_path / "scene.gpkg",
+            Layer(name="scene_a", georef=disc),
+        )
+        (area,) = pyogrio.read_dataframe(tmp_path / "scene.gpkg")["area_m2"]
+        assert np.isnan(area)
+
+
 class TestRounding:
     def test_shapes_below_the_grid_are_left_out_and_counted(self, tmp_path):
         georef = degrees(1e-9, 10, 50)
         boxes = [shapely.box(0, 0, 20, 20), shapely.box(0, 0, 2000, 2000)]
         found, features, report = written(tmp_path, boxes, georef)
         assert len(found) == report.n_features == 1
-        assert dict(report.left_out) == {
-            "features smaller than the rounding of GeoJSON coordinates": 1
-        }
+        ((reason, count),) = report.left_out
+        assert (reason.startswith("features too small"), count) == (True, 1)
         assert features[0]["id"] == 2
 
     def test_a_thin_hole_may_vanish(self, tmp_path):

@@ -66,7 +66,7 @@ def write_features(features: Iterable[Feature], path: Path, layer: Layer) -> Wri
             return Written(n_features=_TABLES[suffix](batches, part, layer))
         with part.open("w", encoding="utf-8", newline="\n") as file:
             n_written, n_vanished = _TEXTS[suffix](batches, file, layer)
-    reason = "features smaller than the rounding of GeoJSON coordinates"
+    reason = "features too small for GeoJSON coordinates or beyond the edge of the projection"
     return Written(n_features=n_written, left_out=((reason, n_vanished),) if n_vanished else ())
 
 

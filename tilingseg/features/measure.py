@@ -142,6 +142,8 @@ def _project(
         return np.stack(project.transform(points[:, 0], points[:, 1]), axis=1)
 
     result: NDArray[np.object_] = shapely.transform(_affine(pixels, georef.transform), apply)
+    # Beyond the edge of a projection, such as the limb of a geostationary view, there is no place.
+    result[~np.isfinite(shapely.bounds(result)).all(axis=1)] = shapely.Polygon()
     return result
 
 
@@ -166,7 +168,9 @@ def _ground_measures(
     lonlat: NDArray[np.object_], geometry_type: str
 ) -> dict[str, NDArray[np.float64]]:
     area = ground_area(lonlat) if geometry_type == "Polygon" else np.zeros(len(lonlat))
-    return _measures(area, ground_length(lonlat), geometry_type, "m", 3)
+    length = ground_length(lonlat)
+    area[shapely.is_empty(lonlat)] = length[shapely.is_empty(lonlat)] = np.nan
+    return _measures(area, length, geometry_type, "m", 3)
 
 
 def _measures(
