@@ -134,13 +134,12 @@ def observe(truth: Truth, seed: int, party_wall: float = 0.0) -> Observation:
     exact = _burn(truth.polygons, truth.shape)
     blur = gaussian_filter(exact.astype(np.float32), 2.0)
     if party_wall:
-        lines = [
-            wall
-            for i, a in enumerate(truth.polygons)
-            for b in truth.polygons[max(0, i - 1) : i]
-            if (wall := a.intersection(b)).length > 1
+        walls = [
+            a.buffer(0.75).intersection(b.buffer(0.75))
+            for a, b in zip(truth.polygons, truth.polygons[1:], strict=False)
+            if a.distance(b) < 0.1
         ]
-        seam = _burn([line.buffer(0.75) for line in lines], truth.shape, all_touched=False)
+        seam = _burn(walls, truth.shape)
         blur -= party_wall * np.minimum(1, 2.5 * gaussian_filter(seam.astype(np.float32), 1.2))
     wobble = gaussian_filter(rng.standard_normal(truth.shape).astype(np.float32), 2.5)
     probability = np.clip(blur + 0.12 * wobble / wobble.std(), 0, 1)
@@ -148,10 +147,10 @@ def observe(truth: Truth, seed: int, party_wall: float = 0.0) -> Observation:
     return Observation(exact=exact, probability=quantised, noisy=(quantised > 127).astype(np.uint8))
 
 
-def _burn(polygons: list, shape: tuple[int, int], **how: bool) -> np.ndarray:
+def _burn(polygons: list, shape: tuple[int, int]) -> np.ndarray:
     if not polygons:
         return np.zeros(shape, np.uint8)
-    return rasterize([(p, 1) for p in polygons], out_shape=shape, dtype="uint8", **how)
+    return rasterize([(p, 1) for p in polygons], out_shape=shape, dtype="uint8")
 
 
 def lay_out(polygons: list[Polygon]) -> Truth:

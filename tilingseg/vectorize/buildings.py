@@ -19,7 +19,9 @@ import shapely
 
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
+from tilingseg.vectorize.clearance import fill, keep_clear
 from tilingseg.vectorize.footprint import Regularize, fit_footprint
+from tilingseg.vectorize.instances import dissolve_overlaps, separate
 from tilingseg.vectorize.outlines import Probability
 from tilingseg.vectorize.surroundings import BlockReader, Surroundings
 
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 """Shapes that travel to a worker together."""
-_MARGIN_PX = 4
-"""Pixels looked at around a shape: farther away nothing can touch its footprint."""
+_MARGIN_PX = 12
+"""Pixels looked at around a shape: more than twice what a footprint may leave it, so that what
+lies farther away cannot meet it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,8 @@ class BuildingOptions:
     """Smaller shapes are left out, m² on the ground (px² where the pixel size is not known)."""
     min_hole_m2: float = 2.0
     """Smaller courtyards are filled, m² on the ground (px² where the pixel size is not known)."""
+    separate: bool = True
+    """Whether touching buildings are told apart."""
     workers: int = 1
     """Processes; 1: the calling one. The footprints do not depend on it."""
 
@@ -176,17 +181,33 @@ def _fit_batch(
 
 
 def _fit_shape(task: _Task, options: BuildingOptions, ground: _Ground) -> list[Polygon]:
-    around = task.surroundings
+    """Return the footprints of one shape, in the order of their cut pieces."""
+    traced, around = task.shape.polygon, task.surroundings
     probability = None
     if around.probability is not None:
         probability = Probability(
             values=around.probability, row=around.row, col=around.col, threshold=options.threshold
         )
-    polygon = _fill_holes(task.shape.polygon, options.min_hole_m2 / ground.pixel_m2)
-    footprint = fit_footprint(
-        polygon, regularize=options.regularize, scale=ground.scale, probability=probability
-    )
-    return [footprint]
+    own = fill(traced, around)
+    polygon = _fill_holes(traced, options.min_hole_m2 / ground.pixel_m2)
+    pieces = separate(polygon, own, around) if options.separate else None
+    parts, cuts = ([polygon], None) if pieces is None else (pieces.polygons, pieces.cuts)
+    fitted = [
+        keep_clear(
+            fit_footprint(
+                part,
+                regularize=options.regularize,
+                scale=ground.scale,
+                probability=probability,
+                cuts=cuts,
+            ),
+            part,
+            own,
+            around,
+        )
+        for part in parts
+    ]
+    return fitted if len(fitted) == 1 else dissolve_overlaps(fitted)
 
 
 def _fill_holes(polygon: Polygon, min_area_px2: float) -> Polygon:

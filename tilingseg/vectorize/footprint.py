@@ -8,7 +8,7 @@ frame, and where even that fails the traced outline is simplified. The result is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,11 +23,16 @@ from tilingseg.vectorize.outlines import (
 )
 from tilingseg.vectorize.walls import (
     FREE,
+    Walls,
     corners_of,
     fit_lines,
     main_direction,
     partition,
+    pin_lines,
     reassign,
+    running_sums,
+    turn_of,
+    wall_of,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +50,7 @@ _BREAK_TOLERANCE_PX = 1.0
 """Simplification that leaves the points where walls may meet."""
 _TRIM_PX = 2.0
 """Points of a wall this near to a corner are not fitted: blur rounds corners by about this much."""
-_REACH_PX = 6.0
+_REACH_PX = 5.0
 """How far a corner may lie outside the traced outline."""
 _MIN_POINTS = 8
 """A ring of fewer boundary points has no direction to speak of."""
@@ -54,14 +59,18 @@ _MIN_RADIUS_PX = 4.0
 
 _PRICE_PX2 = 6.0
 """Price of a wall in a clean outline: a jog of 2 px pays for itself from about 8 px of length."""
-_MAX_PRICE_PX2 = 36.0
+_MAX_PRICE_PX2 = 50.0
 """Price of a wall in an outline that wobbles like that of a network."""
+_PRICE_PER_POINT_PX2 = 0.25
+"""Price of a wall for each boundary point: a small building has small walls."""
 _CLEAN_PX2 = 0.05
 """Roughness of a staircase of pixels."""
 _SHARE = 0.25
 """Share of the price at which a ring is fitted again where the first fit strays."""
 _STRAY_PX = 0.65
 """Mean distance between outline and walls that wobble explains."""
+_HOPELESS_PX = 2.0
+"""Mean distance at which walls do not describe the outline."""
 
 _ALL = np.ones(9, bool)
 _RIGHT = np.arange(9) % 2 == 0
@@ -71,12 +80,16 @@ _ANY = np.arange(9) == FREE
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Ring:
-    """A fitted ring."""
+    """Walls, or a circle, through one ring."""
 
+    points: Points
+    """float64 (n, 2), boundary points in the main frame, px."""
+    walls: Walls | None
+    """None: a circle."""
     corners: Points
-    """float64 (k, 2), not closed, px."""
-    turn: float
-    """Correction of the main direction, radians."""
+    """float64 (k, 2), not closed, in the main frame, px."""
+    evidence: complex
+    """What the ring says about the direction of the frame."""
     cost: float
     """Squared distances and prices, px²."""
     stray_px: float
@@ -89,6 +102,7 @@ def fit_footprint(
     regularize: Regularize = "auto",
     scale: tuple[float, float] = (1.0, 1.0),
     probability: Probability | None = None,
+    cuts: NDArray[np.float64] | None = None,
 ) -> Polygon:
     """Fit straight walls to a traced polygon.
 
@@ -98,20 +112,27 @@ def fit_footprint(
             outline asks for them; `strict`: right angles alone; `off`: the outline, simplified.
         scale: relative size of a pixel along x and y on the ground: right angles are right there.
         probability: of the class around the polygon; makes the walls more exact.
+        cuts: float64 (k, 2, 2), straight lines along which the polygon was cut from its neighbours,
+            px; walls there stay on them, so that both sides keep a common wall.
 
     Returns:
         A valid polygon in the same coordinates.
     """
-    polygon = shapely.orient_polygons(polygon)
     if regularize != "off":
-        attempts = (_RIGHT,) if regularize == "strict" else (_ALL, _ANY)
+        # Numbers stay small, and a footprint does not depend on where in the scene it lies.
+        origin = np.floor(shapely.bounds(polygon)[:2])
         rings = [
-            _points(ring, scale, probability) for ring in (polygon.exterior, *polygon.interiors)
+            _points(ring, origin, scale, probability)
+            for ring in shapely.get_rings(shapely.orient_polygons(polygon))
         ]
-        for kinds in attempts:
-            fitted = _fit_rings(rings, kinds, round_shapes=regularize == "auto")
-            if fitted is not None and _accept(fitted, polygon, scale):
-                return _scaled(fitted, 1 / scale[0], 1 / scale[1])
+        pins = None if cuts is None else (cuts - origin) * scale
+        for kinds in (_RIGHT,) if regularize == "strict" else (_ALL, _ANY):
+            corners = _fit_rings(rings, kinds, regularize == "auto", pins)
+            if corners is not None:
+                placed = [ring / scale + origin for ring in corners]
+                fitted = Polygon(placed[0], placed[1:])
+                if _accept(fitted, polygon):
+                    return fitted
     return simplified(polygon)
 
 
@@ -122,78 +143,105 @@ def simplified(polygon: Polygon, tolerance_px: float = 1.0) -> Polygon:
 
 
 def _points(
-    ring: shapely.LinearRing, scale: tuple[float, float], probability: Probability | None
+    ring: shapely.LinearRing,
+    origin: NDArray[np.float64],
+    scale: tuple[float, float],
+    probability: Probability | None,
 ) -> Points:
     points, along = boundary_points(shapely.get_coordinates(ring))
     if probability is not None:
         points = cross_threshold(points, along, probability)
-    return points * scale
+    return (points - origin) * scale
 
 
 def _fit_rings(
-    rings: list[Points], kinds: NDArray[np.bool_], *, round_shapes: bool
-) -> Polygon | None:
-    """Fit the shell, then the holes in its frame; None where a ring cannot be fitted."""
-    if len(rings[0]) < _MIN_POINTS:
+    rings: list[Points],
+    kinds: NDArray[np.bool_],
+    round_shapes: bool,
+    pins: NDArray[np.float64] | None,
+) -> list[Points] | None:
+    """Return the corners of shell and holes, fitted in one frame; None where that is impossible."""
+    if min(len(points) for points in rings) < _MIN_POINTS:
         return None
     direction = main_direction(rings[0][turning_points(rings[0], _FRAME_TOLERANCE_PX)])
-    fitted: list[Points] = []
-    for points in rings:
-        ring = _fit_ring(points, kinds, direction, round_shapes)
-        if ring is None:
-            return None
-        if not fitted:
-            direction += ring.turn
-        fitted.append(ring.corners)
-    return Polygon(fitted[0], fitted[1:])
-
-
-def _fit_ring(
-    points: Points, kinds: NDArray[np.bool_], direction: float, round_shapes: bool
-) -> _Ring | None:
-    if len(points) < _MIN_POINTS:
-        return None
-    rough = roughness(points)
-    price = min(_MAX_PRICE_PX2, _PRICE_PX2 * max(1.0, rough / _CLEAN_PX2) ** 3)
     cos, sin = math.cos(direction), math.sin(direction)
     frame = np.array([[cos, -sin], [sin, cos]])
-    framed = points @ frame
-    breaks = turning_points(framed, _BREAK_TOLERANCE_PX)
-    start = _middle_of_a_wall(framed, breaks)
-    framed = np.roll(framed, -start, axis=0)
+    fitted = []
+    for points in rings:
+        ring = _fit_ring(points @ frame, kinds, round_shapes and pins is None)
+        if ring is None or ring.stray_px > _HOPELESS_PX:
+            return None
+        fitted.append(ring)
+    corners = [ring.corners for ring in fitted]
+    if len(rings) > 1 or pins is not None:
+        turn = turn_of(sum(ring.evidence for ring in fitted))
+        placed = None if pins is None else pins @ frame
+        corners = [_settled(ring, turn, placed) for ring in fitted]
+    return [ring @ frame.T for ring in corners]
+
+
+def _settled(ring: _Ring, turn: float, pins: NDArray[np.float64] | None) -> Points:
+    """Return the corners of a ring in the frame that all rings share, its cuts kept."""
+    if ring.walls is None:
+        return ring.corners
+    lines = fit_lines(running_sums(ring.points), ring.walls, _TRIM_PX, turn)
+    if pins is not None:
+        lines = pin_lines(lines, ring.points, ring.walls, pins)
+    return corners_of(ring.points, ring.walls, lines, _REACH_PX)
+
+
+def _fit_ring(points: Points, kinds: NDArray[np.bool_], round_shapes: bool) -> _Ring | None:
+    breaks = turning_points(points, _BREAK_TOLERANCE_PX)
+    start = _middle_of_a_wall(points, breaks)
+    points = np.concatenate([points[start:], points[:start]])
     breaks = np.sort((breaks - start) % len(points))
     breaks = breaks[breaks > 0]
-    ring = _fit_walls(framed, breaks, kinds, price)
+    sums = running_sums(points)
+    rough = roughness(sums)
+    price = _price(rough, len(points))
+    ring = _fit_walls(points, sums, breaks, kinds, price)
     if round_shapes:
-        circle = _fit_circle(framed, price, rough)
+        circle = _fit_circle(points, price, rough)
         if circle is not None and (ring is None or circle.cost < ring.cost):
-            return replace(circle, corners=circle.corners @ frame.T)
+            return circle
     if ring is None or ring.stray_px > _STRAY_PX:
         # Small parts of a small building cannot pay the full price, yet leaving them out shows.
-        finer = _fit_walls(framed, breaks, kinds, price * _SHARE)
+        finer = _fit_walls(points, sums, breaks, kinds, price * _SHARE)
         if finer is not None and (ring is None or finer.stray_px < ring.stray_px - 0.1):
-            ring = finer
-    return None if ring is None else replace(ring, corners=ring.corners @ frame.T)
+            return finer
+    return ring
 
 
 def _fit_walls(
-    points: Points, breaks: NDArray[np.intp], kinds: NDArray[np.bool_], price: float
+    points: Points,
+    sums: NDArray[np.float64],
+    breaks: NDArray[np.intp],
+    kinds: NDArray[np.bool_],
+    price: float,
 ) -> _Ring | None:
-    walls = partition(points, breaks, kinds, price)
+    walls = partition(points, sums, breaks, kinds, price)
     if walls is None or len(walls.starts) < 3:
         return None
-    for _ in range(2):
-        lines = fit_lines(points, walls, _TRIM_PX)
-        walls = reassign(points, walls, corners_of(points, walls, lines, _REACH_PX))
-    lines = fit_lines(points, walls, _TRIM_PX)
-    wall = np.searchsorted(walls.starts, np.arange(len(points)), side="right") - 1
-    away = (points * lines.normals[wall]).sum(1) - lines.offsets[wall]
+    lines = fit_lines(sums, walls, _TRIM_PX)
+    walls = reassign(points, walls, corners_of(points, walls, lines, _REACH_PX))
+    lines = fit_lines(sums, walls, _TRIM_PX)
+    wall = wall_of(len(points), walls)
+    away = np.einsum("nc,nc->n", points, lines.normals[wall]) - lines.offsets[wall]
     return _Ring(
+        points=points,
+        walls=walls,
         corners=corners_of(points, walls, lines, _REACH_PX),
-        turn=lines.turn,
+        evidence=lines.evidence,
         cost=walls.cost,
-        stray_px=float(np.abs(away).mean()),
+        stray_px=float(np.add.reduce(np.abs(away))) / len(points),
     )
+
+
+def _price(rough: float, n_points: int) -> float:
+    """Return the price of a wall, px²: more for a rough outline, less for a small one."""
+    by_size = max(_PRICE_PX2, _PRICE_PER_POINT_PX2 * n_points)
+    by_noise = _PRICE_PX2 * max(1.0, rough / _CLEAN_PX2) ** 3
+    return min(_MAX_PRICE_PX2, by_size, by_noise)
 
 
 def _middle_of_a_wall(points: Points, breaks: NDArray[np.intp]) -> int:
@@ -207,39 +255,39 @@ def _middle_of_a_wall(points: Points, breaks: NDArray[np.intp]) -> int:
 
 def _fit_circle(points: Points, price: float, rough: float) -> _Ring | None:
     """Fit a circle by linear least squares; None where it is too small or too far off to be one."""
-    centre = points.mean(0)
+    n = len(points)
+    centre = np.add.reduce(points) / n
     x, y = (points - centre).T
-    design = np.stack([x, y, np.ones_like(x)], axis=1)
-    solution = np.linalg.lstsq(design, x * x + y * y, rcond=None)[0]
-    middle = solution[:2] / 2
-    radius = math.sqrt(max(0.0, solution[2] + middle @ middle))
-    if radius < _MIN_RADIUS_PX:
+    square = x * x + y * y
+    # Normal equations of x² + y² = 2ax + 2by + c about the centroid, where Σx = Σy = 0.
+    sxx, syy, sxy = x @ x, y @ y, x @ y
+    determinant = sxx * syy - sxy * sxy
+    if determinant <= 0:
         return None
-    away = np.hypot(x - middle[0], y - middle[1]) - radius
+    p, q = x @ square / 2, y @ square / 2
+    a, b = (p * syy - q * sxy) / determinant, (q * sxx - p * sxy) / determinant
+    radius = math.sqrt((sxx + syy) / n + a * a + b * b)
+    away = np.hypot(x - a, y - b) - radius
     squares = float(away @ away)
-    if squares > 4 * len(points) * max(rough, _CLEAN_PX2):
+    if radius < _MIN_RADIUS_PX or squares > 4 * n * max(rough, _CLEAN_PX2):
         return None
     sides = 4 * max(3, math.ceil(math.pi / math.acos(1 - 0.2 / radius) / 4))
     angle = np.arange(sides) * (2 * math.pi / sides)
     # The polygon gets the circle's area, so its corners lie a little outside.
     out = radius * math.sqrt(2 * math.pi / sides / math.sin(2 * math.pi / sides))
-    corners = centre + middle + out * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    corners = centre + (a, b) + out * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     # A circle has fewer parameters than four walls but is rarer: the price of five.
     return _Ring(
-        corners=corners, turn=0.0, cost=squares + 5 * price, stray_px=float(np.abs(away).mean())
+        points=points,
+        walls=None,
+        corners=corners,
+        evidence=0j,
+        cost=squares + 5 * price,
+        stray_px=float(np.add.reduce(np.abs(away))) / len(points),
     )
 
 
-def _accept(fitted: Polygon, polygon: Polygon, scale: tuple[float, float]) -> bool:
-    """Tell whether a fit is a valid polygon that covers what was traced."""
-    if not fitted.is_valid or fitted.is_empty:
-        return False
-    traced = _scaled(polygon, *scale)
-    common = fitted.intersection(traced).area
-    return bool(common >= 0.8 * (fitted.area + traced.area - common))
-
-
-def _scaled(polygon: Polygon, x: float, y: float) -> Polygon:
-    if x == y == 1:
-        return polygon
-    return shapely.transform(polygon, lambda xy: xy * (x, y))
+def _accept(fitted: Polygon, polygon: Polygon) -> bool:
+    """Tell whether a fit is a valid polygon with about the area that was traced."""
+    ratio = shapely.area(fitted) / shapely.area(polygon)
+    return bool(shapely.is_valid(fitted) and 0.75 < ratio < 1.33)

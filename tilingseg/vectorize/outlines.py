@@ -103,26 +103,31 @@ def turning_points(points: Points, tolerance_px: float) -> NDArray[np.intp]:
     """
     n = len(points)
     # Douglas-Peucker never drops its first point: begin at one that must be a corner.
-    away = ((points - points.mean(0)) ** 2).sum(1)
-    order = (np.arange(n + 1) + int(np.argmax(away))) % n
-    line = shapely.linestrings(np.column_stack([points[order], order]))
-    kept = shapely.simplify(line, tolerance_px, preserve_topology=False)
-    return np.unique(shapely.get_coordinates(kept, include_z=True)[:, 2].astype(np.intp))
+    away = points - np.add.reduce(points) / n
+    start = int(np.einsum("nc,nc->n", away, away).argmax())
+    numbered = np.empty((n + 1, 3))
+    numbered[: n - start, :2], numbered[n - start : n, :2] = points[start:], points[:start]
+    numbered[n, :2] = points[start]
+    numbered[:, 2] = np.arange(n + 1)
+    kept = shapely.simplify(shapely.linestrings(numbered), tolerance_px, preserve_topology=False)
+    index = shapely.get_coordinates(kept, include_z=True)[:-1, 2].astype(np.intp)
+    return np.sort((index + start) % n)
 
 
-def roughness(points: Points) -> float:
+def roughness(sums: NDArray[np.float64]) -> float:
     """Return how far an outline strays from straight lines locally, px².
 
     The median over the ring of the mean squared distance of 16 neighbouring points from their own
     line: corners do not count, staircases hardly (0.05), the wobble of a network does (0.1 to 0.2).
 
     Args:
-        points: float64 (n, 2), a ring, not closed, n ≥ 1.
+        sums: float64 (6, 2n + 1), running sums of a ring as `walls.running_sums` gives them.
     """
-    n = min(_WINDOW, len(points))
-    x, y = np.concatenate([points, points[:n]]).T
-    sums = np.zeros((5, len(x) + 1))
-    np.cumsum(np.stack([x, y, x * x, y * y, x * y]), axis=1, out=sums[:, 1:])
-    sx, sy, sxx, syy, sxy = (sums[:, n:] - sums[:, :-n]) / n
+    n = sums.shape[1] // 2
+    size = min(_WINDOW, n)
+    _, sx, sy, sxx, syy, sxy = (sums[:, size : size + n] - sums[:, :n]) / size
     sxx, syy, sxy = sxx - sx * sx, syy - sy * sy, sxy - sx * sy
-    return float(np.median((sxx + syy) / 2 - np.hypot((sxx - syy) / 2, sxy)))
+    skew = (sxx - syy) / 2
+    squares = (sxx + syy) / 2 - np.sqrt(skew * skew + sxy * sxy)
+    squares.partition(n // 2)
+    return float(squares[n // 2])

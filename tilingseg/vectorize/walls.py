@@ -13,6 +13,7 @@ Pure NumPy on one ring at a time: no geometry object is built here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,21 @@ if TYPE_CHECKING:
 FREE = 8
 """Kind of a wall with a direction of its own; kinds 0…7 run at 45° · kind in the main frame."""
 
-_RELATIVE_PRICE = np.array([1, 1.8, 1, 1.8, 1, 1.8, 1, 1.8, 2.2])
+_RELATIVE_PRICE = np.array([1, 1.8, 1, 1.8, 1, 1.8, 1, 1.8, 2.35])
 """Price of each kind of wall in terms of one along the main frame."""
 _MAX_BREAKS = 160
 """Break candidates treated at once; longer rings are cut at long walls, to stay linear."""
 
+_NEAR = np.arange(-8, 9)
 _ANGLES = np.arange(8) * (np.pi / 4)
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)])
-_PARALLEL = (np.arange(8)[:, None] - np.arange(8)) % 4 == 0
+_ON_PIN_PX = 0.3
+"""Boundary points this near to a pin lie on it."""
+_BARRED = np.zeros((9, 9))
+_BARRED[:8, :8][(np.arange(8)[:, None] - np.arange(8)) % 4 == 0] = np.inf
+"""Added to a change from one kind to another: parallel walls do not meet."""
+_UPRIGHT = np.array([0, 0, 1, 0, 0, 0, 1, 0, 0], bool)
+_ALONG_AXIS = np.array([1, 0, 1, 0, 1, 0, 1, 0, 0], bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,15 +74,40 @@ def main_direction(corners: Points) -> float:
     return float(np.arctan2(share @ np.sin(turned), share @ np.cos(turned)) / 4)
 
 
+def running_sums(points: Points) -> NDArray[np.float64]:
+    """Sum up a ring, twice around, so that the moments of any stretch are one difference.
+
+    Args:
+        points: float64 (n, 2), boundary points, px.
+
+    Returns:
+        float64 (6, 2n + 1): count, Σx, Σy, Σx², Σy², Σxy of the first k points.
+    """
+    n = len(points)
+    x, y = points[:, 0], points[:, 1]
+    sums = np.zeros((6, 2 * n + 1))
+    terms = sums[:, 1 : n + 1]
+    terms[0], terms[1], terms[2] = 1.0, x, y
+    terms[3], terms[4], terms[5] = x * x, y * y, x * y
+    np.cumsum(terms, axis=1, out=terms)
+    np.add(terms, terms[:, -1:], out=sums[:, n + 1 :])
+    return sums
+
+
 def partition(
-    points: Points, breaks: NDArray[np.intp], kinds: NDArray[np.bool_], price: float
+    points: Points,
+    sums: NDArray[np.float64],
+    breaks: NDArray[np.intp],
+    kinds: NDArray[np.bool_],
+    price: float,
 ) -> Walls | None:
     """Cut a ring into the cheapest sequence of walls.
 
     Args:
         points: float64 (n, 2), boundary points in the main frame, px; the first one lies in the
-            middle of a wall of kind 0, 2, 4 or 6 and the ring is closed implicitly.
-        breaks: intp (m,), ascending indices where walls may meet; 0 is left out.
+            middle of a wall along an axis and the ring is closed implicitly.
+        sums: float64 (6, 2n + 1), their running sums.
+        breaks: intp (m,), ascending indices above 0 where walls may meet.
         kinds: bool (9,), which kinds of wall are allowed.
         price: cost of one wall, px²: what a jog must explain for each wall that it adds.
 
@@ -82,7 +115,7 @@ def partition(
         The walls, or None where no allowed sequence exists.
     """
     knots = np.concatenate([[0], breaks, [len(points)]])
-    squares = _squared_distances(points, knots)
+    squares = _squared_distances(points, sums, knots)
     squares[:, :, ~kinds] = np.inf
     # The direction at point 0 comes from both sides of it.
     direction = points[int(knots[1])] - points[int(knots[-2])]
@@ -97,25 +130,25 @@ def partition(
     return Walls(starts=knots[ends[:-1]], kinds=np.append(sequence[1:-1], anchor), cost=cost)
 
 
-def _squared_distances(points: Points, knots: NDArray[np.intp]) -> NDArray[np.float64]:
+def _squared_distances(
+    points: Points, sums: NDArray[np.float64], knots: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """Return float64 (m, m, 9): cost [j, i, kind] of one wall from knot i to knot j, px²."""
-    x, y = points[:, 0], points[:, 1]
-    moments = np.zeros((6, len(points) + 1))
-    np.cumsum(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y]), axis=1, out=moments[:, 1:])
-    at = moments[:, knots]
+    at = sums[:, knots]
     n, sx, sy, sxx, syy, sxy = at[:, :, None] - at[:, None, :]
     n = np.maximum(n, 1)
-    sxx, syy, sxy = sxx - sx * sx / n, syy - sy * sy / n, sxy - sx * sy / n
-    half = (sxx + syy) / 2
-    result = np.full((len(knots), len(knots), 9), np.inf)
+    mx, my = sx / n, sy / n
+    sxx, syy, sxy = sxx - sx * mx, syy - sy * my, sxy - sx * my
+    half, skew = (sxx + syy) / 2, (sxx - syy) / 2
+    result = np.empty((len(knots), len(knots), 9))
+    for kind, variance in enumerate((syy, half - sxy, sxx, half + sxy)):
+        result[:, :, kind] = result[:, :, kind + 4] = variance
     corners = points[knots % len(points)]
     chord = corners[:, None, :] - corners
-    along = chord @ _DIRECTIONS
-    length = np.hypot(chord[..., 0], chord[..., 1])
-    forward = along > 0.6 * length[:, :, None]
-    variance = np.stack([syy, half - sxy, sxx, half + sxy] * 2, axis=-1)
-    result[:, :, :8] = np.where(forward, variance, np.inf)
-    result[:, :, FREE] = half - np.hypot((sxx - syy) / 2, sxy)
+    length = np.sqrt(np.einsum("jic,jic->ji", chord, chord))
+    backward = chord @ _DIRECTIONS <= 0.6 * length[:, :, None]
+    result[:, :, :8][backward] = np.inf
+    result[:, :, FREE] = half - np.sqrt(skew * skew + sxy * sxy)
     return result
 
 
@@ -124,32 +157,23 @@ def _cheapest_path(
 ) -> tuple[float, NDArray[np.intp], NDArray[np.intp]] | None:
     """Return the cost, the end knot of every wall and its kind; None where there is no path."""
     m = len(squares)
-    barred = np.zeros((9, 9))
-    barred[:8, :8][_PARALLEL] = np.inf
     arrive = np.full((m, 9), np.inf)
     depart = np.full((m, 9), np.inf)
-    came_kind = np.zeros((m, 9), np.intp)
-    came_knot = np.zeros((m, 9), np.intp)
     depart[0, anchor] = 0.0
-    columns = np.arange(9)
+    least = np.minimum.reduce
     for j in range(1, m):
-        through = squares[j, :j] + depart[:j]
-        knot = through.argmin(0)
-        came_knot[j] = knot
-        arrive[j] = through[knot, columns]
-        turn = arrive[j] + barred
-        kind = turn.argmin(1)
-        came_kind[j] = kind
-        depart[j] = turn[columns, kind] + price
+        arrive[j] = least(squares[j, :j] + depart[:j])
+        depart[j] = least(arrive[j] + _BARRED, axis=1) + price
     cost = arrive[m - 1, anchor]
     if not np.isfinite(cost):
         return None
-    ends, kinds, j, k = [], [], m - 1, anchor
+    # Where each minimum came from is worked out again along the path: few of the steps lie on it.
+    ends, kinds, j, kind = [], [], m - 1, anchor
     while j > 0:
         ends.append(j)
-        kinds.append(k)
-        j = came_knot[j, k]
-        k = came_kind[j, k]
+        kinds.append(kind)
+        j = int((squares[j, :j, kind] + depart[:j, kind]).argmin())
+        kind = int((arrive[j] + _BARRED[kind]).argmin())
     return float(cost), np.array(ends[::-1]), np.array(kinds[::-1])
 
 
@@ -161,51 +185,86 @@ class Lines:
     """float64 (w, 2), unit normals, pointing to the left of the ring's sense."""
     offsets: NDArray[np.float64]
     """float64 (w,), normal · point of every point on the line, px."""
-    turn: float
-    """Correction of the main direction that the points ask for, radians."""
+    evidence: complex
+    """Where the points want the axes: its phase is twice the turn of the frame, its size says how
+    firmly; evidence of several rings adds up."""
 
 
-def fit_lines(points: Points, walls: Walls, trim_px: float) -> Lines:
-    """Put a least-squares line through the points of every wall, directions shared.
+def fit_lines(
+    sums: NDArray[np.float64], walls: Walls, trim_px: float, turn: float | None = None
+) -> Lines:
+    """Put a least-squares line through the points of every wall.
 
     Args:
-        points: float64 (n, 2), boundary points in the main frame.
+        sums: float64 (6, 2n + 1), running sums of the points in the main frame.
         walls: their partition.
         trim_px: points nearer than this to the end of a wall are left out, since blurred masks
             round their corners; at most a quarter of the wall on either side.
+        turn: of all walls but the free ones against the frame, radians; None: what fits best.
     """
-    n = len(points)
-    starts, kinds = walls.starts, walls.kinds
-    order = np.roll(np.arange(n), -int(starts[0]))
-    first = starts - starts[0]
-    counts = np.diff(np.append(first, n))
-    position = np.arange(n) - np.repeat(first, counts)
-    size = np.repeat(counts, counts)
-    trim = np.minimum(trim_px, 0.25 * size)
-    weight = ((position + 0.5 >= trim) & (size - position - 0.5 >= trim)).astype(np.float64)
-    x, y = points[order].T
-    sums = np.add.reduceat(
-        np.stack([weight, weight * x, weight * y, weight * x * x, weight * y * y, weight * x * y]),
-        first,
-        axis=1,
-    )
-    total = sums[0]
-    mx, my = sums[1] / total, sums[2] / total
-    sxx, syy, sxy = sums[3] - total * mx * mx, sums[4] - total * my * my, sums[5] - total * mx * my
-    upright = np.isin(kinds, (2, 6))
-    axis = upright | np.isin(kinds, (0, 4))
-    along = np.where(upright, syy - sxx, sxx - syy)[axis].sum()
-    cross = np.where(upright, -sxy, sxy)[axis].sum()
-    turn = 0.5 * np.arctan2(2 * cross, along) if axis.any() else 0.0
+    n = sums.shape[1] // 2
+    kinds = walls.kinds
+    stop = np.append(walls.starts[1:], walls.starts[0] + n)
+    trim = np.minimum(trim_px, (stop - walls.starts) // 4).astype(np.intp)
+    total, sx, sy, sxx, syy, sxy = sums[:, stop - trim] - sums[:, walls.starts + trim]
+    mx, my = sx / total, sy / total
+    skew, sxy = sxx - syy - sx * mx + sy * my, sxy - sx * my
+    # Upright walls count as if turned by 90° into the others.
+    sign = np.where(_UPRIGHT[kinds], -1.0, 1.0) * _ALONG_AXIS[kinds]
+    evidence = complex(sign @ skew, 2 * (sign @ sxy))
+    if turn is None:
+        turn = turn_of(evidence)
     angle = kinds * (np.pi / 4) + turn
     free = kinds == FREE
     if free.any():
-        chord = points[np.roll(starts, -1)[free]] - points[starts[free]]
-        own = 0.5 * np.arctan2(2 * sxy[free], (sxx - syy)[free])
-        back = chord[:, 0] * np.cos(own) + chord[:, 1] * np.sin(own) < 0
+        own = 0.5 * np.arctan2(2 * sxy[free], skew[free])
+        middle = (walls.starts + stop) // 2
+        ahead = _point(sums, (stop - 1) % n) - _point(sums, middle % n)
+        back = ahead[0, free] * np.cos(own) + ahead[1, free] * np.sin(own) < 0
         angle[free] = own + np.where(back, np.pi, 0.0)
     normals = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-    return Lines(normals=normals, offsets=normals[:, 0] * mx + normals[:, 1] * my, turn=float(turn))
+    offsets = normals[:, 0] * mx + normals[:, 1] * my
+    return Lines(normals=normals, offsets=offsets, evidence=evidence)
+
+
+def wall_of(n_points: int, walls: Walls) -> NDArray[np.intp]:
+    """Return the wall of every point of the ring, intp (n,)."""
+    before = np.searchsorted(walls.starts, np.arange(n_points), side="right") - 1
+    return before % len(walls.starts)
+
+
+def pin_lines(lines: Lines, points: Points, walls: Walls, pins: NDArray[np.float64]) -> Lines:
+    """Put the walls that run along given segments exactly on them.
+
+    Args:
+        lines: fitted to the walls.
+        points: float64 (n, 2), boundary points in the main frame.
+        walls: their partition.
+        pins: float64 (k, 2, 2), segments in the main frame, px.
+    """
+    normals, offsets = lines.normals.copy(), lines.offsets.copy()
+    wall = wall_of(len(points), walls)
+    for start, end in pins:
+        length = float(np.hypot(*(end - start)))
+        along = (end - start) / length
+        normal = np.array([-along[1], along[0]])
+        near = np.abs((points - start) @ normal) < _ON_PIN_PX
+        near &= np.abs((points - (start + end) / 2) @ along) <= length / 2
+        shared = np.bincount(wall[near], minlength=len(offsets))
+        best = int(shared.argmax())
+        if 2 * shared[best] > length:
+            sign = -1.0 if lines.normals[best] @ normal < 0 else 1.0
+            normals[best], offsets[best] = sign * normal, sign * (normal @ start)
+    return Lines(normals=normals, offsets=offsets, evidence=lines.evidence)
+
+
+def turn_of(evidence: complex) -> float:
+    """Return the turn of the frame that the evidence asks for, radians."""
+    return math.atan2(evidence.imag, evidence.real) / 2
+
+
+def _point(sums: NDArray[np.float64], index: NDArray[np.intp]) -> NDArray[np.float64]:
+    return sums[1:3, index + 1] - sums[1:3, index]
 
 
 def corners_of(points: Points, walls: Walls, lines: Lines, reach_px: float) -> Points:
@@ -221,17 +280,16 @@ def corners_of(points: Points, walls: Walls, lines: Lines, reach_px: float) -> P
     Returns:
         float64 (w, 2): corner at the start of every wall.
     """
-    before = np.roll(lines.normals, 1, axis=0), np.roll(lines.offsets, 1)
-    (ax, ay), a = before[0].T, before[1]
     (bx, by), b = lines.normals.T, lines.offsets
+    before = np.arange(-1, len(b) - 1)
+    ax, ay, a = bx[before], by[before], b[before]
     determinant = ax * by - ay * bx
     flat = np.abs(determinant) < 0.1
-    safe = np.where(flat, 1.0, determinant)
-    corner = np.stack([(a * by - b * ay) / safe, (b * ax - a * bx) / safe], axis=1)
+    determinant[flat] = 1.0
+    corner = np.stack([a * by - b * ay, b * ax - a * bx], axis=1) / determinant[:, None]
     meeting = (points[walls.starts] + points[walls.starts - 1]) / 2
-    far = flat | (np.abs(corner - meeting).max(1) > reach_px)
-    if far.any():
-        corner[far] = meeting[far]
+    far = flat | (((corner - meeting) ** 2).sum(1) > reach_px * reach_px)
+    corner[far] = meeting[far]
     return corner
 
 
@@ -240,12 +298,12 @@ def reassign(points: Points, walls: Walls, corners: Points) -> Walls:
     n = len(points)
     starts = walls.starts
     reach = np.minimum(np.diff(np.append(starts, starts[0] + n)), 16) // 2
-    left = -np.roll(reach, 1)
-    window = np.arange(-8, 9)
-    index = starts[:, None] + window
-    away = ((points[index % n] - corners[:, None, :]) ** 2).sum(2)
-    away[(window <= left[:, None]) | (window >= reach[:, None])] = np.inf
+    before = -reach[np.arange(-1, len(reach) - 1)]
+    difference = points[(starts[:, None] + _NEAR) % n] - corners[:, None, :]
+    away = np.einsum("wkc,wkc->wk", difference, difference)
+    away[(before[:, None] >= _NEAR) | (reach[:, None] <= _NEAR)] = np.inf
+    # A wall of one or two points has no room: argmin of nothing but infinities would move it.
     away[:, 8] = np.minimum(away[:, 8], 1e9)
-    moved = (starts + window[away.argmin(1)]) % n
+    moved = (starts + _NEAR[away.argmin(1)]) % n
     order = np.argsort(moved)
     return Walls(starts=moved[order], kinds=walls.kinds[order], cost=walls.cost)

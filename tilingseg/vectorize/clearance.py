@@ -1,0 +1,147 @@
+"""Neighbours never overlap: walls step back where they would cross into another building.
+
+Every shape owns the pixels that are nearer to it than to any other shape of its class. Those cells
+are disjoint and each can be worked out from the pixels around one shape, so footprints that stay
+inside their cells cannot overlap, whatever the order or the process in which they are made. Where
+a fitted wall leaves the cell it moves inward, parallel to itself, until it does not; only where
+that fails is the footprint cut along the pixels.
+
+Distance is counted in steps, by edge and by corner in turn, which comes near a circle and needs no
+more than shifted arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from shapely import Polygon
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.vectorize.surroundings import Surroundings
+
+_CELL_PX = 5
+"""A cell reaches this far beyond its shape."""
+_SLACK_PX = 1 / 1024
+"""Kept between footprints of different shapes, so that rounding in map units cannot close it."""
+_SIDE_PX = 1 + 2 * _SLACK_PX
+
+
+def keep_clear(
+    footprint: Polygon, traced: Polygon, own: NDArray[np.bool_], around: Surroundings
+) -> Polygon:
+    """Move the walls of a footprint out of the cells of other shapes.
+
+    Args:
+        footprint: fitted to `traced`, px.
+        traced: what to fall back on where no other way out is found.
+        own: bool (height, width), the pixels of the shape in the window of `around`.
+        around: the pixels around it, at least twice as far as a footprint may leave its shape.
+
+    Returns:
+        The same footprint where it has all the room it takes; else a valid smaller one.
+    """
+    others = around.same & ~own
+    if not others.any():
+        return footprint
+    border = _border(own, others)
+    row, col = np.nonzero(border)
+    col, row = col + around.col, row + around.row
+    left, bottom, right, top = shapely.bounds(footprint)
+    near = (col < right) & (col + 1 > left) & (row < top) & (row + 1 > bottom)
+    low_x, low_y = col[near] - _SLACK_PX, row[near] - _SLACK_PX
+    boxes = np.asarray(shapely.box(low_x, low_y, low_x + _SIDE_PX, low_y + _SIDE_PX))
+    hit = boxes[_overlaps(footprint, boxes)]
+    if not len(hit):
+        return footprint
+    moved = _step_back(footprint, hit)
+    if moved is not None and not _overlaps(moved, boxes).any():
+        return moved
+    barred = shapely.union_all(boxes)
+    return _largest(shapely.difference(footprint, barred), traced)
+
+
+def fill(traced: Polygon, around: Surroundings) -> NDArray[np.bool_]:
+    """Return bool (height, width) of the window: True = pixel of a polygon along pixel edges."""
+    height, width = around.same.shape
+    crossings = np.zeros((height, width + 1), bool)
+    coordinates, ring = shapely.get_coordinates(shapely.get_rings(traced), return_index=True)
+    corner = coordinates.astype(np.intp) - (around.col, around.row)
+    x, y = corner[:-1].T
+    y_next = corner[1:, 1]
+    upright = (ring[:-1] == ring[1:]) & (y != y_next)
+    x, low = x[upright], np.minimum(y, y_next)[upright]
+    length = np.abs(y_next - y)[upright]
+    start = np.cumsum(length) - length
+    rows = np.arange(length.sum()) + np.repeat(low - start, length)
+    crossings[rows, np.repeat(x, length)] = True
+    return np.logical_xor.accumulate(crossings, axis=1)[:, :width]
+
+
+def _border(own: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels around the cell of `own`, which its footprint must not enter."""
+    cell, taken = own.copy(), others.copy()
+    for step in range(_CELL_PX):
+        cell_next, taken_next = _grown(cell, step % 2 == 1), _grown(taken, step % 2 == 1)
+        # A pixel that both reach in the same step belongs to neither, as seen from both sides.
+        cell |= cell_next & ~taken & ~taken_next
+        taken |= taken_next & ~cell
+    return _grown(cell, corners=True) & ~cell
+
+
+def _grown(mask: NDArray[np.bool_], corners: bool) -> NDArray[np.bool_]:
+    result = mask.copy()
+    result[1:] |= mask[:-1]
+    result[:-1] |= mask[1:]
+    across = result.copy() if corners else mask
+    result[:, 1:] |= across[:, :-1]
+    result[:, :-1] |= across[:, 1:]
+    return result
+
+
+def _overlaps(footprint: Polygon, boxes: NDArray[np.object_]) -> NDArray[np.bool_]:
+    shapely.prepare(footprint)
+    touch = shapely.intersects(footprint, boxes)
+    touch[touch] = ~shapely.touches(footprint, boxes[touch])
+    return np.asarray(touch)
+
+
+def _step_back(footprint: Polygon, boxes: NDArray[np.object_]) -> Polygon | None:
+    """Move every wall inward as far as the boxes that it is to blame for require."""
+    rings = [
+        shapely.get_coordinates(ring)
+        for ring in shapely.get_rings(shapely.orient_polygons(footprint))
+    ]
+    edges = np.concatenate([np.diff(ring, axis=0) for ring in rings])
+    normals = np.stack([-edges[:, 1], edges[:, 0]], axis=1)
+    normals /= np.hypot(normals[:, :1], normals[:, 1:])
+    offsets = np.einsum("ec,ec->e", normals, np.concatenate([ring[:-1] for ring in rings]))
+    corners = shapely.get_coordinates(boxes).reshape(len(boxes), 5, 2)[:, :4]
+    # Inside is on the left of every edge: a box is out when all of it is on the right of one.
+    depth = (corners @ normals.T).max(1) - offsets
+    blamed = depth.argmin(1)
+    shift = np.zeros(len(edges))
+    np.maximum.at(shift, blamed, np.maximum(0, depth[np.arange(len(boxes)), blamed]))
+    offsets = offsets + shift
+    moved, first = [], 0
+    for ring in rings:
+        wall = np.arange(first, first + len(ring) - 1)
+        first += len(wall)
+        before = np.roll(wall, 1)
+        (ax, ay), (bx, by) = normals[before].T, normals[wall].T
+        determinant = ax * by - ay * bx
+        if (np.abs(determinant) < 0.05).any():
+            return None
+        a, b = offsets[before], offsets[wall]
+        moved.append(np.stack([a * by - b * ay, b * ax - a * bx], axis=1) / determinant[:, None])
+    result = Polygon(moved[0], moved[1:])
+    return result if result.is_valid and result.area > 0.5 * footprint.area else None
+
+
+def _largest(geometry: shapely.Geometry, traced: Polygon) -> Polygon:
+    """Return the largest polygon of a geometry; the traced one where there is none."""
+    parts = [part for part in shapely.get_parts(geometry) if isinstance(part, Polygon)]
+    return max(parts, key=lambda part: part.area, default=traced)

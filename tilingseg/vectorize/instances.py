@@ -1,0 +1,335 @@
+"""Touching buildings are told apart, and cut along straight lines that both sides keep.
+
+Two signs separate buildings inside one shape. A network doubts the wall between touching houses:
+the probability has a valley from side to side that is deep in the mean over its length. And a mask
+of buildings that touch at a corner has a neck that is much narrower than either side. Both are
+found by watershed, of the probability or of the distance from the outline. With neither sign the
+shape stays whole: wings of one house, courtyards and narrow buildings are not cut.
+
+The boundary between two parts becomes a straight line along which the traced polygon is cut. The
+pieces cover the polygon exactly; fitting their walls is for `footprint`, which keeps the cuts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from scipy import ndimage
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from shapely import Polygon
+from skimage.segmentation import watershed
+
+from tilingseg.vectorize.clearance import fill
+from tilingseg.vectorize.outlines import boundary_points, turning_points
+from tilingseg.vectorize.walls import main_direction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.vectorize.surroundings import Surroundings
+
+_VALLEY_PX = 7
+"""Wider dips of the probability are no walls."""
+_MIN_DROP = 0.12
+"""A valley is this much lower than both sides, as a share, in the mean over its length ..."""
+_STRAIGHT_DROP = 0.18
+"""Drop along the straight line through a valley, at its deepest within a pixel."""
+_DROPS = (0.03, 0.06, 0.09, 0.12, 0.15)
+"""Shallower valleys are removed first, in this order."""
+_DROP_PX = 0.6
+"""... and lower still where it is short: plus this over its length in px."""
+_RIM_PX = 3
+"""Pixels at the rim of a shape where the probability falls off anyway."""
+_MIN_VALLEY_PX = 4
+"""Low pixels inside a shape below which no valley is looked for."""
+_MIN_PART_PX2 = 24
+"""No building is smaller than this ..."""
+_MIN_PART_SHARE = 0.04
+"""... nor than this share of the shape."""
+_COMPACT = 0.88
+"""A shape that fills this share of its convex hull has no neck."""
+_SNAP_DEG = 20.0
+"""A cut that is this near to the main direction, or square to it, takes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pieces:
+    """A polygon cut into buildings."""
+
+    polygons: list[Polygon]
+    """The pieces; together they are the polygon."""
+    cuts: NDArray[np.float64]
+    """float64 (k, 2, 2), the straight cuts: two points (x, y) each, px."""
+
+
+def separate(polygon: Polygon, own: NDArray[np.bool_], around: Surroundings) -> Pieces | None:
+    """Cut a shape into buildings.
+
+    Args:
+        polygon: valid, along pixel edges, px.
+        own: bool (height, width), its pixels in the window of `around`.
+        around: the pixels around it, with the probability where there is one.
+
+    Returns:
+        The pieces; None where the shape is one building.
+    """
+    smallest = max(_MIN_PART_PX2, _MIN_PART_SHARE * np.count_nonzero(own))
+    shell = Polygon(polygon.exterior)
+    labels = None
+    if around.probability is not None:
+        labels = _split_by_valley(own, around.probability, smallest)
+    if labels is None and shell.area < _COMPACT * shapely.convex_hull(shell).area:
+        # A passage beside a courtyard is no neck: the courtyard counts as part of the building.
+        labels = _split_by_neck(fill(shell, around), smallest)
+    if labels is None:
+        return None
+    points, _ = boundary_points(shapely.get_coordinates(polygon.exterior))
+    direction = main_direction(points[turning_points(points, 2.0)])
+    return _cut(polygon, labels, (around.col, around.row), direction)
+
+
+def _split_by_valley(
+    own: NDArray[np.bool_], probability: NDArray[np.uint8], smallest: float
+) -> NDArray[np.int32] | None:
+    """Divide a shape into basins of the probability, and join those with no valley between."""
+    core = ~ndimage.binary_dilation(~own, iterations=_RIM_PX)
+    if not core.any():
+        return None
+    height = np.where(own, probability, 0).astype(np.float32)
+    ceiling = ndimage.grey_closing(height, size=_VALLEY_PX)
+    drop = np.where(own, 1 - height / np.maximum(ceiling, 1), 0)
+    if np.count_nonzero(core & (drop > _MIN_DROP)) < _MIN_VALLEY_PX:
+        return None
+    smooth = ndimage.gaussian_filter(1 - drop, 0.7)
+    peaks = core & (smooth >= ndimage.maximum_filter(smooth, size=7))
+    markers, n = ndimage.label(peaks, structure=np.ones((3, 3)))
+    if n < 2:
+        return None
+    labels = watershed(-smooth, markers, mask=own).astype(np.int32)
+    labels = _join_crooked(_join_basins(labels, drop, smallest), drop)
+    return labels if labels.max() > 1 else None
+
+
+SM = 0.7
+
+
+def _join_basins(
+    labels: NDArray[np.int32], drop: NDArray[np.float32], smallest: float
+) -> NDArray[np.int32]:
+    """Join basins, each with the neighbour that the shallowest valley parts it from.
+
+    Shallow ones first: the boundary of a small basin is short and says little, that of a whole
+    house says much.
+    """
+    for limit in (*_DROPS, None):
+        while (joined := _join_once(labels, drop, limit, smallest)) is not None:
+            labels = joined
+    return labels
+
+
+def _join_once(
+    labels: NDArray[np.int32], drop: NDArray[np.float32], limit: float | None, smallest: float
+) -> NDArray[np.int32] | None:
+    """Join what valleys of less than a drop part; None where nothing is left to join.
+
+    With no limit, the drop asked for depends on the length, and what is too small for a building
+    goes with a neighbour whatever lies between.
+    """
+    n = int(labels.max())
+    size = np.bincount(labels.ravel(), minlength=n + 1)
+    target = np.arange(n + 1)
+    least = np.full(n + 1, np.inf)
+    for a, b, at in _contacts(labels):
+        here, there = drop[at[:, 0], at[:, 1]], drop[at[:, 0] + at[:, 2], at[:, 1] + at[:, 3]]
+        depth = float(np.maximum(here, there).mean())
+        asked = _MIN_DROP + _DROP_PX / len(at) if limit is None else limit
+        for one, other in ((a, b), (b, a)):
+            small = limit is None and size[one] < smallest
+            if (depth < asked or small) and depth < least[one]:
+                least[one], target[one] = depth, other
+    if not np.isfinite(least).any():
+        return None
+    links = csr_array((np.ones(n + 1), (np.arange(n + 1), target)), shape=(n + 1, n + 1))
+    group = connected_components(links, directed=False)[1]
+    # Background is the only label that stays alone for sure: it keeps the lowest number.
+    return np.unique(group, return_inverse=True)[1][labels].astype(np.int32)
+
+
+def _join_crooked(labels: NDArray[np.int32], drop: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Join parts whose valley does not lie along a straight line: noise winds, walls do not."""
+    deep = ndimage.maximum_filter(drop, size=3)
+    joined = np.arange(int(labels.max()) + 1)
+    for a, b, at in _contacts(labels):
+        middles = at[:, :2] + at[:, 2:] / 2
+        middle = middles.mean(0)
+        row, col = (middles - middle).T
+        angle = 0.5 * np.arctan2(2 * (row @ col), row @ row - col @ col)
+        along = row * np.cos(angle) + col * np.sin(angle)
+        line = middle[:, None] + np.outer([np.cos(angle), np.sin(angle)], along)
+        depth = ndimage.map_coordinates(deep, line, order=1).mean()
+        if depth < _STRAIGHT_DROP:
+            joined[joined == joined[b]] = joined[a]
+    return np.unique(joined, return_inverse=True)[1][labels].astype(np.int32)
+
+
+def _split_by_neck(own: NDArray[np.bool_], smallest: float) -> NDArray[np.int32] | None:
+    depth = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
+    for level in np.arange(1.5, depth.max() / 2, 1.0):
+        # Both sides at least twice as wide as the neck between them.
+        parts, n = ndimage.label(depth > level)
+        size = np.bincount(parts.ravel(), minlength=n + 1)
+        high = ndimage.maximum(depth, parts, np.arange(n + 1)) >= 2 * level
+        wide = np.flatnonzero(high & (size >= smallest / 4))
+        wide = wide[wide > 0]
+        if len(wide) > 1:
+            rank = np.zeros(n + 1, np.int32)
+            rank[wide] = np.arange(1, len(wide) + 1)
+            labels = watershed(-depth, rank[parts], mask=own).astype(np.int32)
+            return labels if _are_short(labels, rank[parts], 3 * level + 3) else None
+    return None
+
+
+def _are_short(labels: NDArray[np.int32], cores: NDArray[np.int32], length_px: float) -> bool:
+    """Tell whether all necks are contacts, not passages that belong to the building."""
+    for a, b, _ in _contacts(labels):
+        away = ndimage.distance_transform_edt(cores != a)
+        if away[cores == b].min() > length_px:
+            return False
+    return True
+
+
+def _contacts(labels: NDArray[np.int32]) -> list[tuple[int, int, NDArray[np.intp]]]:
+    """Return (lower label, higher label, contact) for all pairs of labels that touch.
+
+    A contact is intp (k, 4): row and column of a pixel and the step to its neighbour in the other
+    part.
+    """
+    found = []
+    for step in ((0, 1), (1, 0)):
+        first = labels[: labels.shape[0] - step[0], : labels.shape[1] - step[1]]
+        second = labels[step[0] :, step[1] :]
+        row, col = np.nonzero((first != second) & (first > 0) & (second > 0))
+        pair = np.sort(np.stack([first[row, col], second[row, col]], axis=1), axis=1)
+        ones = np.ones_like(row)
+        found.append(np.column_stack([pair, row, col, ones * step[0], ones * step[1]]))
+    edges = np.concatenate(found).astype(np.intp)
+    pairs, which = np.unique(edges[:, :2], axis=0, return_inverse=True)
+    return [
+        (int(a), int(b), edges[which.ravel() == k, 2:]) for k, (a, b) in enumerate(pairs.tolist())
+    ]
+
+
+def _cut(
+    polygon: Polygon, labels: NDArray[np.int32], origin: tuple[int, int], direction: float
+) -> Pieces | None:
+    chords, walls = [], []
+    for _, _, contact in _contacts(labels):
+        middles = contact[:, 1::-1] + 0.5 + contact[:, :1:-1] / 2 + origin
+        for group in _groups(middles):
+            straight = _straight(group, polygon, direction)
+            if straight is not None:
+                chords.append(straight[0])
+                walls.append(straight[1])
+    if not chords:
+        return None
+    lines = [polygon.boundary, *shapely.linestrings(np.array(chords))]
+    faces = shapely.get_parts(shapely.polygonize([shapely.union_all(lines)]))
+    inside = shapely.point_on_surface(faces)
+    keep = shapely.contains(polygon, inside)
+    faces, at = faces[keep], shapely.get_coordinates(inside[keep]).astype(np.intp) - origin
+    pieces = _gather(faces, labels[at[:, 1], at[:, 0]])
+    return Pieces(polygons=pieces, cuts=np.array(walls)) if len(pieces) > 1 else None
+
+
+def _gather(faces: NDArray[np.object_], owner: NDArray[np.int32]) -> list[Polygon]:
+    """Join the faces of every owner; what hangs loose goes to the piece with most common border."""
+    pieces, loose = [], []
+    for label in np.unique(owner):
+        parts = shapely.get_parts(shapely.union_all(faces[owner == label]))
+        parts = parts[np.argsort(-shapely.area(parts), kind="stable")]
+        pieces.append(parts[0])
+        loose.extend(parts[1:])
+    for part in loose:
+        common = shapely.length(shapely.intersection(np.array(pieces), part))
+        best = int(common.argmax())
+        joined = shapely.union(pieces[best], part)
+        if isinstance(joined, Polygon):
+            pieces[best] = joined
+    return pieces
+
+
+def _groups(points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Divide contact points into runs that hang together: a courtyard is cut on two sides."""
+    tree = shapely.STRtree(shapely.points(points))
+    a, b = tree.query(shapely.points(points), predicate="dwithin", distance=1.5)
+    group = np.arange(len(points))
+    while True:
+        lower = group.copy()
+        np.minimum.at(lower, a, group[b])
+        if (lower == group).all():
+            return [points[group == g] for g in np.unique(group)]
+        group = lower
+
+
+def _straight(
+    points: NDArray[np.float64], polygon: Polygon, direction: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Put a straight line through contact points.
+
+    Returns:
+        Two float64 (2, 2): the chord from side to side of the polygon, and its part along the
+        contact, which is the wall between the two buildings.
+    """
+    middle = points.mean(0)
+    x, y = (points - middle).T
+    angle = 0.5 * np.arctan2(2 * (x @ y), x @ x - y @ y)
+    off = (angle - direction + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    if abs(off) < np.radians(_SNAP_DEG):
+        angle -= off
+    along = np.array([np.cos(angle), np.sin(angle)])
+    left, bottom, right, top = polygon.bounds
+    half = right - left + top - bottom
+    line = shapely.linestrings(np.array([middle - half * along, middle + half * along]))
+    chords = shapely.get_parts(shapely.intersection(line, polygon))
+    if not len(chords):
+        return None
+    nearest = chords[shapely.distance(chords, shapely.points(middle)).argmin()]
+    ends = shapely.get_coordinates(nearest)
+    if len(ends) < 2:
+        return None
+    ends = ends[[0, -1]]
+    reach = (points - middle) @ along
+    low, high = np.sort((ends - middle) @ along)
+    span = np.clip([reach.min() - 1, reach.max() + 1], low, high)
+    # A little longer than the chord, so that it crosses the outline in spite of rounding.
+    chord = middle + np.outer([low - 1e-6, high + 1e-6], along)
+    return chord, middle + np.outer(span, along)
+
+
+def dissolve_overlaps(polygons: list[Polygon]) -> list[Polygon]:
+    """Make the footprints of one shape a partition: common borders exact, no overlap.
+
+    Where two cover the same ground the earlier one keeps it. Corners move to a grid of 1/1024 px.
+
+    Args:
+        polygons: valid, px.
+
+    Returns:
+        As many valid polygons, fewer where one has lost all its ground.
+    """
+    lines = shapely.union_all([polygon.boundary for polygon in polygons], grid_size=1 / 1024)
+    faces = shapely.get_parts(shapely.polygonize([lines]))
+    inside = shapely.point_on_surface(faces)
+    owner = np.full(len(faces), -1)
+    for k, polygon in enumerate(polygons):
+        owner[(owner < 0) & shapely.contains(polygon, inside)] = k
+    result = []
+    for k in range(len(polygons)):
+        parts = shapely.get_parts(shapely.union_all(faces[owner == k]))
+        if len(parts):
+            result.append(parts[shapely.area(parts).argmax()])
+    return result
