@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import shapely
 
 from tilingseg.errors import VectorizeError
@@ -188,7 +189,8 @@ def _fit_shape(task: _Task, options: BuildingOptions, ground: _Ground) -> list[P
         probability = Probability(
             values=around.probability, row=around.row, col=around.col, threshold=options.threshold
         )
-    own = fill(traced, around)
+    alone = np.count_nonzero(around.same) == round(traced.area)
+    own = around.same if alone else fill(traced, around)
     polygon = _fill_holes(traced, options.min_hole_m2 / ground.pixel_m2)
     pieces = separate(polygon, own, around) if options.separate else None
     parts, cuts = ([polygon], None) if pieces is None else (pieces.polygons, pieces.cuts)

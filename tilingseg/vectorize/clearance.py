@@ -44,9 +44,9 @@ def keep_clear(
     Returns:
         The same footprint where it has all the room it takes; else a valid smaller one.
     """
-    others = around.same & ~own
-    if not others.any():
+    if own is around.same:
         return footprint
+    others = around.same & ~own
     border = _border(own, others)
     row, col = np.nonzero(border)
     col, row = col + around.col, row + around.row

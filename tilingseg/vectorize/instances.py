@@ -50,7 +50,7 @@ _MIN_PART_PX2 = 24
 """No building is smaller than this ..."""
 _MIN_PART_SHARE = 0.04
 """... nor than this share of the shape."""
-_COMPACT = 0.88
+_COMPACT = 0.82
 """A shape that fills this share of its convex hull has no neck."""
 _SNAP_DEG = 20.0
 """A cut that is this near to the main direction, or square to it, takes it."""
@@ -178,18 +178,20 @@ def _join_crooked(labels: NDArray[np.int32], drop: NDArray[np.float32]) -> NDArr
 
 def _split_by_neck(own: NDArray[np.bool_], smallest: float) -> NDArray[np.int32] | None:
     depth = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
-    for level in np.arange(1.5, depth.max() / 2, 1.0):
-        # Both sides at least twice as wide as the neck between them.
+    level, deepest = 1.5, float(depth.max())
+    while 2 * level < deepest:
         parts, n = ndimage.label(depth > level)
-        size = np.bincount(parts.ravel(), minlength=n + 1)
-        high = ndimage.maximum(depth, parts, np.arange(n + 1)) >= 2 * level
-        wide = np.flatnonzero(high & (size >= smallest / 4))
-        wide = wide[wide > 0]
-        if len(wide) > 1:
-            rank = np.zeros(n + 1, np.int32)
-            rank[wide] = np.arange(1, len(wide) + 1)
-            labels = watershed(-depth, rank[parts], mask=own).astype(np.int32)
-            return labels if _are_short(labels, rank[parts], 3 * level + 3) else None
+        if n > 1:
+            # Both sides at least twice as wide as the neck between them.
+            size = np.bincount(parts.ravel(), minlength=n + 1)
+            wide = np.unique(parts[depth >= 2 * level])
+            wide = wide[size[wide] >= smallest / 4]
+            if len(wide) > 1:
+                rank = np.zeros(n + 1, np.int32)
+                rank[wide] = np.arange(1, len(wide) + 1)
+                labels = watershed(-depth, rank[parts], mask=own).astype(np.int32)
+                return labels if _are_short(labels, rank[parts], 3 * level + 3) else None
+        level *= 1.3
     return None
 
 
