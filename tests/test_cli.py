@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.makers import make_geotiff, make_model, smooth_noise
@@ -120,6 +121,31 @@ class TestRun:
         assert call(*arguments)[0] == 1
         assert call(*arguments, "-f", "--threshold", "0.9")[0] == 0
         assert (tmp_path / "out" / "scene_mask.tif").read_bytes() != before
+
+    def test_selects_along_other_axes(self, call, tmp_path, model):
+        import zarr
+
+        stack = np.stack([smooth_noise(90, 80, seed=seed) for seed in range(2)])
+        group = zarr.create_group(tmp_path / "stack.zarr")
+        array = group.create_array(
+            "a",
+            shape=stack.shape,
+            chunks=(1, 3, 64, 64),
+            dtype="uint8",
+            dimension_names=("t", "c", "y", "x"),
+        )
+        array[:] = stack
+        found = {}
+        for t in (0, 1):
+            out = tmp_path / f"out{t}"
+            code, _, err = call(
+                *("run", tmp_path / "stack.zarr" / "a", "--select", f"t={t}", "-o", out),
+                *("--model", model, "-q", "--pixel-size", "0.5"),
+            )
+            assert code == 0, err
+            found[t] = next(out.glob("*_mask.tif")).read_bytes()
+        assert found[0] != found[1]
+        assert call("run", "a.zarr", "--select", "t=x")[0] == 2
 
 
 class TestPlan:

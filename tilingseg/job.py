@@ -50,6 +50,8 @@ class RunOptions:
     """Pixel size that the network sees, metres on the ground; None: the model's own."""
     pixel_m: float | None = None
     """Pixel size of a scene that does not say its own, metres."""
+    selectors: tuple[tuple[str, int], ...] = ()
+    """(axis, index) pairs for axes of a Zarr array that are neither bands nor y nor x."""
     box: tuple[float, float, float, float] | None = None
     """Area of interest: min x, min y, max x, max y in the scene's CRS."""
     area_file: Path | None = None
@@ -111,7 +113,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     """
     if options.workers < 1:
         raise PlanError(f"workers must be 1 or more, got {options.workers}")
-    model = _load_once(str(options.model), options.model_sha256, _stamp(options.model))
+    model = load_once(options)
     spec = model.spec
     reader = open_scene(
         uri,
@@ -119,6 +121,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
         band_names=spec.bands,
         gsd_m=spec.gsd_m if options.gsd_m is None else options.gsd_m,
         pixel_m=options.pixel_m,
+        selectors=dict(options.selectors),
     )
     scene = reader.scene
     area = _area(options, scene)
@@ -149,13 +152,17 @@ def prepare(uri: str, options: RunOptions) -> Job:
     )
 
 
+def load_once(options: RunOptions) -> LoadedModel:
+    """Load the model of a run; the next run of this process gets the same while its file is.
+
+    Raises:
+        ModelError: there is no such model, or the file is no model.
+    """
+    return _load(str(options.model), options.model_sha256, _stamp(options.model))
+
+
 @lru_cache(maxsize=2)
-def _load_once(
-    model: str,
-    sha256: str | None,
-    stamp: tuple[int, int] | None,
-) -> LoadedModel:
-    """Load a model; the next scene of this process gets the same one while its file is the same."""
+def _load(model: str, sha256: str | None, stamp: tuple[int, int] | None) -> LoadedModel:
     return load_model(model, sha256=sha256)
 
 

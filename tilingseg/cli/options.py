@@ -42,6 +42,19 @@ def parse_bands(_context: click.Context, _option: click.Parameter, text: str | N
         raise click.BadParameter(f"{text!r} is not a list of band numbers such as 1,2,3") from None
 
 
+def _parse_selectors(
+    _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+) -> Any:
+    selectors = []
+    for text in texts:
+        axis, _, index = text.partition("=")
+        try:
+            selectors.append((axis, int(index)))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not an axis and an index, such as t=0") from None
+    return tuple(selectors)
+
+
 def _parse_thresholds(
     _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> Any:
@@ -93,6 +106,14 @@ scene_options = _together(
         type=float,
         metavar="METRES",
         help="Pixel size of a scene that does not say its own.",
+    ),
+    click.option(
+        "--select",
+        "selectors",
+        multiple=True,
+        callback=_parse_selectors,
+        metavar="AXIS=INDEX",
+        help="Index along another axis of a Zarr array, such as t=0; may repeat.",
     ),
     click.option(
         "--bbox",
@@ -170,6 +191,7 @@ def run_options(wishes: dict[str, Any]) -> RunOptions:
         bands=wishes["bands"],
         gsd_m=wishes["gsd"],
         pixel_m=wishes["pixel_size"],
+        selectors=wishes["selectors"],
         box=wishes["bbox"],
         area_file=wishes["aoi"],
         classes=wishes["classes"],
