@@ -18,7 +18,8 @@ Any input size is accepted, and the output has the same size and lies on the sam
 the last (Shi et al. 2016, sub-pixel convolution): a quarter of the work a pixel, every pixel still
 gets its own output.
 
-How far a pixel sees is not said here: `model.halo` finds it by walking the layers.
+How far a pixel sees is not said here: `model.halo` finds it by walking the layers. `model.core`
+runs the decoder for no more than the part of a tile that is used.
 """
 
 from __future__ import annotations
@@ -137,11 +138,7 @@ class UNet(nn.Module):
             float (n, outputs, height, width).
         """
         height, width = pixels.shape[2], pixels.shape[3]
-        margin, fit = self.margin_px, self.multiple_px
-        more_rows = (self._remainder_px - height) % fit
-        more_cols = (self._remainder_px - width) % fit
-        x = F.pad(pixels, (margin, margin + more_cols, margin, margin + more_rows))
-        x = self.fold(x)
+        x = self.fitted(pixels)
         skips = []
         for block in self.encoder:
             x = self._run(block, x)
@@ -153,6 +150,15 @@ class UNet(nn.Module):
             x = self._run(block, torch.cat((_cut(skips.pop(), crop), upsample(x)), dim=1))
         logits: Tensor = self.unfold(self.head(x))
         return logits[:, :, :height, :width]
+
+    def fitted(self, pixels: Tensor) -> Tensor:
+        """Return what the encoder gets: zeros added to a size that it accepts, pixels folded."""
+        margin, fit = self.margin_px, self.multiple_px
+        more_rows = (self._remainder_px - pixels.shape[2]) % fit
+        more_cols = (self._remainder_px - pixels.shape[3]) % fit
+        x = F.pad(pixels, (margin, margin + more_cols, margin, margin + more_rows))
+        folded: Tensor = self.fold(x)
+        return folded
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.options.checkpointing and self.training:
