@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tilingseg.infer import (
     choose_precision,
     predict,
 )
+from tilingseg.model.load import build_network
 from tilingseg.model.spec import ModelSpec
 from tilingseg.records import Scaling
 
@@ -159,8 +161,6 @@ class TestTorchEngine:
         assert torch.allclose(found, expected)
 
     def test_softmax_leaves_the_background_out(self):
-        from dataclasses import replace
-
         spec = replace(SPEC, activation="softmax", classes=("x",), thresholds=(0.5,))
         pixels = random_pixels(8, 8)[None]
         found = self.make(torch.nn.Identity(), spec).probabilities(
@@ -193,6 +193,32 @@ class TestTorchEngine:
         together = engine.probabilities(pixels, valid)
         alone = [engine.probabilities(pixels[i : i + 1], valid[:1])[0] for i in range(4)]
         assert torch.allclose(together, torch.stack(alone), atol=1e-6)
+
+    @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+    def test_the_bits_do_not_depend_on_the_number_of_threads(self, activation):
+        spec = replace(
+            SPEC,
+            activation=activation,
+            classes=("x",) if activation == "softmax" else SPEC.classes,
+            thresholds=(0.5,) * (1 if activation == "softmax" else 2),
+            network_options=(("features", (4, 8)),),
+        )
+        torch.manual_seed(0)
+        engine = self.make(build_network(spec), spec)
+        before, found = torch.get_num_threads(), []
+        pixels = np.stack([random_pixels(160, 160, seed) for seed in range(3)])
+        try:
+            for threads in (1, 2, 3, 5):
+                torch.set_num_threads(threads)
+                found.append(engine.probabilities(pixels, np.ones((3, 160, 160), dtype=bool)))
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(other, found[0]) for other in found)
+
+    def test_leaves_the_network_that_it_was_given_alone(self):
+        module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1))
+        self.make(module)
+        assert type(module[0]) is torch.nn.Conv2d
 
 
 class TestChoices:

@@ -36,7 +36,8 @@ MAY_IMPORT = {
         *("area", "errors", "infer", "job", "outputs", "readers", "records", "scaling"),
         *("stitch", "store"),
     },
-    "cli": {"errors", "flow", "job", "model", "outputs", "plan", "readers", "vectorize"},
+    "cluster": {"atomic", "errors", "flow", "job", "outputs", "store"},
+    "cli": {"cluster", "errors", "flow", "job", "model", "outputs", "plan", "readers", "vectorize"},
     "__main__": {"cli"},
 }
 
@@ -47,6 +48,7 @@ ONLY_IN = {
     "zarr": {"readers", "store", "export"},
     "dask": {"cluster"},
     "distributed": {"cluster"},
+    "dask_jobqueue": {"cluster"},
     "click": {"cli"},
     "tqdm": {"cli", "training"},
 }

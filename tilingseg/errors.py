@@ -8,6 +8,7 @@
     ├── VectorizeError   a mask cannot be turned into vectors
     ├── OutputError      a result cannot be written
     ├── TrainingError    a recipe, its labels or a training step are unusable
+    ├── ClusterError     workers cannot be had or are lost, or a part of their work failed
     └── DependencyError  an optional package is missing
 
 A message says what happened, with which value, and what to do about it, on one line: the command
@@ -45,6 +46,10 @@ class OutputError(TilingSegError):
 
 class TrainingError(TilingSegError):
     """A training recipe, its labels or a training step are unusable."""
+
+
+class ClusterError(TilingSegError):
+    """Workers cannot be had or are lost, or a part of their work failed; what is done is kept."""
 
 
 class DependencyError(TilingSegError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,10 +130,12 @@ class TorchEngine:
         self._spec = spec
         self._scaling = scaling
         self._dtype = PRECISIONS[precision]
+        # moving a module changes it in place, and the engines of other devices share this one
+        module = deepcopy(module).eval().to(self._device)
+        if self._device.type == "cpu":
+            _steady(module)
         # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores
-        self._module = convert_conv2d_weight_memory_format(
-            module.eval().to(self._device), torch.channels_last
-        )
+        self._module = convert_conv2d_weight_memory_format(module, torch.channels_last)
 
     @torch.inference_mode()
     def probabilities(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> torch.Tensor:
@@ -148,14 +151,45 @@ class TorchEngine:
             raise ModelError(
                 f"the network gives {tuple(logits.shape)} where its spec promises {expected}"
             )
+        # exp differs in its last digit where the threads of a CPU part the work: double hides it
+        logits = logits.double() if self._device.type == "cpu" else logits.float()
         if self._spec.activation == "softmax":
-            return logits.float().softmax(dim=1)[:, 1:]  # (n, classes, h, w)
-        return logits.float().sigmoid()
+            return logits.softmax(dim=1)[:, 1:].float()  # (n, classes, h, w)
+        return logits.sigmoid().float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
+
+
+class _Pointwise(torch.nn.Module):
+    """A convolution with a kernel of one pixel, as the matrix product that it is."""
+
+    def __init__(self, convolution: torch.nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(convolution.weight[:, :, 0, 0], requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, channels, height, width)."""
+        by_pixel = x.permute(0, 2, 3, 1)
+        return torch.nn.functional.linear(by_pixel, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+def _steady(module: torch.nn.Module) -> None:
+    """Make a network give the same bits with any number of processor threads.
+
+    oneDNN takes other kernels for 1 × 1 convolutions with one thread than with several, and they
+    round differently: the workers of a cluster would not give what one process gives.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.Conv2d):
+            plain = child.kernel_size == child.stride == (1, 1) and child.groups == 1
+            if plain and child.padding in ((0, 0), "valid", "same"):
+                setattr(module, name, _Pointwise(child))
+        else:
+            _steady(child)
 
 
 @dataclass(slots=True)

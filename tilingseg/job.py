@@ -7,7 +7,6 @@ Wishes that cannot be met end here.
 from __future__ import annotations
 
 import time
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -96,9 +95,7 @@ class Job:
     def engine(self, device: str, scaling: Scaling) -> Engine:
         """Load the network onto a device."""
         precision = self.plan.model.precision
-        # moving a module to a device changes it in place, and other engines share this one
-        module = deepcopy(self.model.module)
-        return TorchEngine(module, self.model.spec, scaling, device, precision)
+        return TorchEngine(self.model.module, self.model.spec, scaling, device, precision)
 
 
 def prepare(uri: str, options: RunOptions) -> Job:

@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING
 from tilingseg.atomic import write_whole
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.export import (
+    class_colour,
     write_mask_cog,
     write_mask_zarr,
     write_preview,
     write_probability_cog,
 )
-from tilingseg.features import Layer, write_features
+from tilingseg.features import Layer, write_features, write_style
 from tilingseg.plan import plan_identity
 from tilingseg.records import RunReport, to_json, tuples
 from tilingseg.vectorize.layers import VectorOptions, vector_layers
@@ -225,6 +226,26 @@ def finish(store: WorkStore, folder: OutputFolder, text: str) -> RunReport:
     """Put the report of a finished store in place and remove the store."""
     write_whole(folder.report, text)
     store.remove()
+    return _report_of(text)
+
+
+def read_report(folder: OutputFolder) -> RunReport | None:
+    """Return the report of a complete run; None: there is none.
+
+    Raises:
+        OutputError: the file is no report.
+    """
+    try:
+        return _report_of(folder.report.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{folder.report} is no report of a run ({error}); remove the folder to start anew"
+        ) from error
+
+
+def _report_of(text: str) -> RunReport:
     raw = json.loads(text)["report"]
     return RunReport(**{key: tuples(value) for key, value in raw.items()})
 
@@ -274,19 +295,23 @@ def write_vectors(
     if not suffixes:
         return outlines
     with tempfile.TemporaryDirectory(prefix="features.part", dir=folder.path) as spools:
-        for name, geometry_type, features in vector_layers(
+        for found in vector_layers(
             mask, wanted.class_indexes, wanted.thresholds, options.vectors, results.left_out
         ):
             layer = Layer(
-                name=f"{folder.scene}_{name}", georef=mask.georef, geometry_type=geometry_type
+                name=f"{folder.scene}_{found.name}",
+                georef=mask.georef,
+                geometry_type=found.geometry_type,
+                color=class_colour(found.class_index),
             )
-            spool = _Spool(Path(spools) / name, features)
+            spool = _Spool(Path(spools) / found.name, found.features)
             for suffix in suffixes:
-                path = folder.of_layer(name, suffix)
+                path = folder.of_layer(found.name, suffix)
                 written = write_features(spool, path, layer)
-                results.outputs.append((name, str(path)))
+                results.outputs.append((found.name, str(path)))
                 results.left_out.update(dict(written.left_out))
-                results.n_features[name] = written.n_features
+                results.n_features[found.name] = written.n_features
+            write_style(folder.of_layer(found.name, ".qml"), layer)
             missing = MAX_OUTLINES - len(outlines)
             outlines += [feature.geometry for feature in islice(spool, missing)]
     return outlines

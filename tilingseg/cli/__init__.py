@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from tilingseg import __version__
+from tilingseg.cli.cluster_commands import batch, cluster_flags, full_options, run_on_cluster
 from tilingseg.cli.options import (
     parse_bands,
     parse_list,
@@ -21,6 +22,7 @@ from tilingseg.cli.options import (
     run_options,
     scene_options,
 )
+from tilingseg.cli.output_options import output_flags
 from tilingseg.cli.printing import (
     Bars,
     counted,
@@ -54,6 +56,7 @@ def _fail(message: str, code: int) -> None:
 
 EXAMPLES = """\b
 tilingseg run scene.tif          masks, polygons and a preview
+tilingseg batch 'scenes/*.tif'   the same for many scenes
 tilingseg plan scene.tif         what a run would do and need
 tilingseg info scene.tif         what is in a scene or a model
 tilingseg vectorize mask.tif     polygons from any mask raster
@@ -69,6 +72,9 @@ def cli() -> None:
     """Segment rasters too large for memory: masks and polygons without seams."""
 
 
+cli.add_command(batch)
+
+
 @cli.command()
 @click.argument("scene")
 @click.option(
@@ -82,42 +88,25 @@ def cli() -> None:
 @click.option(
     "--resume/--no-resume", default=True, help="Go on with an interrupted run, or start anew."
 )
-@click.option(
-    "--formats",
-    callback=parse_list,
-    default="cog,geojson",
-    metavar="A,B",
-    help="Outputs: cog, zarr (masks); geojson, geojsonseq, gpkg, fgb, parquet (vectors).",
-)
-@click.option("--probability", is_flag=True, help="Keep the probabilities too, uint8, 255 = 1.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Say what was decided and why.")
-@regularize_option
+@output_flags
+@cluster_flags
 @scene_options
 def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
     """Segment SCENE (path or URL) and write masks, polygons and a preview.
 
     An interrupted run goes on where it was when the same command is given again.
     """
-    from dataclasses import replace
-
     from tilingseg import flow
-    from tilingseg.outputs import OutputOptions
-    from tilingseg.vectorize.layers import VectorOptions
 
-    options = replace(
-        run_options(wishes),
-        outputs=OutputOptions(
-            formats=wishes["formats"],
-            probability=wishes["probability"],
-            vectors=VectorOptions(regularize=wishes["regularize"]),
-        ),
-        overwrite=wishes["overwrite"],
-        resume=wishes["resume"],
-    )
+    options = full_options(wishes)
     bars = Bars(quiet=quiet)
     try:
-        report = flow.run(scene, wishes["out"], options=options, progress=bars)
+        if wishes["cluster"] is None:
+            report = flow.run(scene, wishes["out"], options=options, progress=bars)
+        else:
+            report = run_on_cluster(scene, wishes, options, bars)
     finally:
         bars.close()
     if not quiet:

@@ -1,0 +1,232 @@
+"""`tilingseg batch`, and the flags that send the work of a command to a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tilingseg.cli.options import run_options, scene_options
+from tilingseg.cli.output_options import output_flags, output_options
+from tilingseg.cli.printing import print_rows
+from tilingseg.errors import ClusterError, DependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tilingseg.cluster.batch import BatchPlan, CarryOut
+    from tilingseg.cluster.ledger import Line
+    from tilingseg.cluster.outcome import BatchState
+    from tilingseg.flow import Progress
+    from tilingseg.job import RunOptions
+    from tilingseg.records import RunReport
+
+    Command = Callable[..., None]
+
+MAX_LISTED = 20
+"""Failed scenes that are listed; the summary has them all."""
+
+
+def cluster_flags(command: Command) -> Command:
+    """Add the flags that choose workers."""
+    for option in (
+        click.option(
+            "--region-size",
+            type=click.IntRange(1),
+            metavar="PX",
+            help="Side of a region, the unit of work and of resuming. [default: 4096]",
+        ),
+        click.option(
+            "--cluster-workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Most workers of the cluster. [default: 2, or the recipe's]",
+        ),
+        click.option(
+            "--cluster",
+            metavar="KIND|ADDRESS|FILE",
+            help="Work on a Dask cluster: local, slurm, pbs, lsf, sge, tcp://host:8786, or a "
+            "recipe that ends in .toml. [default: in this process]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def full_options(wishes: dict[str, Any]) -> RunOptions:
+    """Turn the parsed flags of a command that does whole scenes into options of the API."""
+    from dataclasses import replace
+
+    options = run_options(wishes)
+    return replace(
+        options,
+        tiling=replace(options.tiling, region_px=wishes["region_size"]),
+        outputs=output_options(wishes),
+        overwrite=wishes["overwrite"],
+        resume=wishes["resume"],
+    )
+
+
+def run_on_cluster(
+    scene: str, wishes: dict[str, Any], options: RunOptions, progress: Progress
+) -> RunReport:
+    """Do one scene on the workers that the flags choose."""
+    from tilingseg.cluster.manifest import list_scenes
+
+    (entry,) = list_scenes([scene])
+    out_dir = wishes["out"] or Path(f"{entry.name}_tilingseg")
+    with _client(wishes, options) as client:
+        from tilingseg.cluster.foreman import run_scene
+        from tilingseg.cluster.tasks import SceneJob, shared
+
+        job = SceneJob(uri=entry.uri, out_dir=out_dir.absolute(), options=shared(options))
+        return run_scene(client, job, progress)
+
+
+@contextlib.contextmanager
+def _client(wishes: dict[str, Any], options: RunOptions) -> Iterator[Any]:
+    from tilingseg.cluster.recipe import read_cluster
+
+    recipe = read_cluster(wishes["cluster"], wishes["cluster_workers"])
+    try:
+        from tilingseg.cluster.clusters import open_cluster
+    except ImportError as error:
+        raise DependencyError(
+            "--cluster needs dask.distributed: pip install tilingseg[cluster]"
+        ) from error
+    with open_cluster(recipe, options) as client:
+        yield client
+
+
+class BatchBar:
+    """One progress bar for scenes and regions, with the time left."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Show nothing where `quiet`."""
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=1.0,
+            desc="scenes",
+            disable=quiet,
+            file=sys.stderr,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def __call__(self, state: BatchState) -> None:
+        """Draw how far the batch is."""
+        failed = f", {state.n_scenes_failed:,} failed" if state.n_scenes_failed else ""
+        self._bar.set_postfix_str(
+            f"{state.n_scenes_done:,}/{state.n_scenes:,} scenes{failed}, {state.n_regions_done:,} "
+            f"regions, {state.n_workers:,} workers",
+            refresh=False,
+        )
+        self._bar.update(max(0.0, state.share - self._bar.n))
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
+
+
+@click.command()
+@click.argument("scenes", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default="tilingseg_batch",
+    metavar="FOLDER",
+    help="Folder of the batch: one folder a scene, and the summary.",
+)
+@click.option("-f", "--overwrite", is_flag=True, help="Do scenes again that are done.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Go on with interrupted scenes, or start anew."
+)
+@click.option("--retry-failed", is_flag=True, help="Try scenes again that failed before.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Do so many scenes at most.")
+@click.option("--dry-run", is_flag=True, help="List what would be done, open nothing.")
+@click.option("--asset", metavar="KEY", help="Asset of STAC items. [default: the one raster]")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@output_flags
+@cluster_flags
+@scene_options
+def batch(scenes: tuple[str, ...], *, dry_run: bool, quiet: bool, **wishes: Any) -> None:
+    """Segment many SCENES: paths, URLs, patterns, .txt, .csv, .parquet or STAC .json files.
+
+    Scenes that are done are skipped, so that the same command does what is missing. Exits with 1
+    while a scene has failed.
+    """
+    from tilingseg.cluster.batch import BatchOptions, plan_batch
+    from tilingseg.cluster.manifest import list_scenes
+
+    options = full_options(wishes)
+    out_dir = wishes["out"].absolute()
+    wanted = BatchOptions(retry_failed=wishes["retry_failed"], limit=wishes["limit"])
+    entries = list_scenes(scenes, wishes["asset"])
+    plan = plan_batch(entries, out_dir, wanted, overwrite=options.overwrite)
+    if dry_run:
+        for entry in plan.chosen:
+            click.echo(f"{entry.uri} → {wishes['out'] / entry.name}")
+        print_rows(_counts(plan), err=True)
+        return
+    path, lines = _carry_out(plan, out_dir, options, wishes, quiet=quiet)
+    if not quiet:
+        click.echo(path)
+        print_rows(_results(plan, lines), err=True)
+    if n_failed := sum(line.status == "failed" for line in lines):
+        raise ClusterError(
+            f"{n_failed:,} of {len(lines):,} scenes failed, see {path}; try them again with "
+            "--retry-failed"
+        )
+
+
+def _carry_out(
+    plan: BatchPlan, out_dir: Path, options: RunOptions, wishes: dict[str, Any], *, quiet: bool
+) -> tuple[Path, list[Line]]:
+    from tilingseg.cluster.batch import one_by_one, run_batch
+    from tilingseg.cluster.tasks import shared
+
+    options = shared(options)
+    with contextlib.ExitStack() as stack:
+        carry_out: CarryOut = one_by_one
+        if wishes["cluster"] is not None and plan.chosen:
+            from functools import partial
+
+            client = stack.enter_context(_client(wishes, options))
+            from tilingseg.cluster import foreman
+
+            carry_out = partial(foreman.carry_out, client)
+        bar = stack.enter_context(contextlib.closing(BatchBar(quiet=quiet or not plan.chosen)))
+        return run_batch(plan, out_dir, options, carry_out, bar)
+
+
+def _counts(plan: BatchPlan) -> list[tuple[str, str]]:
+    rows = [
+        ("scenes", f"{len(plan.entries):,}"),
+        ("to do", f"{len(plan.chosen):,}"),
+        ("done", f"{plan.n_done:,} before"),
+    ]
+    if plan.n_failed:
+        rows.append(("failed", f"{plan.n_failed:,} before, tried again with --retry-failed"))
+    if plan.n_later:
+        rows.append(("later", f"{plan.n_later:,} beyond the limit"))
+    return rows
+
+
+def _results(plan: BatchPlan, lines: list[Line]) -> list[tuple[str, str]]:
+    failed = [line for line in lines if line.status == "failed"]
+    done = [line for line in lines if line.status == "done"]
+    pixels = sum(line.n_pixels_valid for line in done)
+    rows = [
+        ("scenes", f"{len(lines):,}: {len(done):,} done, {plan.n_done:,} of them before"),
+        ("pixels", f"{pixels:,} valid, {sum(line.n_features for line in done):,} features"),
+    ]
+    if plan.n_later:
+        rows.append(("later", f"{plan.n_later:,} beyond the limit"))
+    rows += [("failed", f"{line.scene}: {line.reason}") for line in failed[:MAX_LISTED]]
+    if len(failed) > MAX_LISTED:
+        rows.append(("failed", f"and {len(failed) - MAX_LISTED:,} more"))
+    return rows

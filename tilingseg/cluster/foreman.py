@@ -1,0 +1,335 @@
+"""The foreman: hands the tasks of many scenes to the workers of a Dask cluster, and counts.
+
+A scene is opened, its missing regions are inferred, its outputs are published: three kinds of task,
+each a few hundred bytes. Only so many tasks are handed out as the workers need to stay busy, so
+that client and scheduler hold no more for a million regions than for a hundred, and scenes end one
+after the other instead of all at the end.
+
+What fails. A region that raises is tried again, `ATTEMPTS` times in all, behind the others. When
+a worker dies, Dask gives its region to another one; a region that several workers died with is
+tried once more when nothing else runs, for it may have been near the guilty one by chance. A region
+that still fails is reported, the rest of its scene is done and kept, and the scene is not
+published. A store that cannot be written ends its scene. A lost scheduler ends everything; nothing
+that was complete is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import re
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distributed import WorkerPlugin
+from distributed.scheduler import KilledWorker
+
+from tilingseg.cluster.outcome import BatchState, Outcome, reason_of
+from tilingseg.cluster.tasks import (
+    Opened,
+    infer_region,
+    open_scene_job,
+    publish_scene,
+    take_place,
+    warm_up,
+)
+from tilingseg.errors import ClusterError, OutputError, TilingSegError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from distributed import Client, Future, Worker
+
+    from tilingseg.cluster.outcome import Watch
+    from tilingseg.cluster.tasks import SceneJob
+    from tilingseg.flow import Progress
+    from tilingseg.job import RunOptions
+    from tilingseg.records import RunReport
+
+ATTEMPTS = 3
+"""How often a region or the opening of a scene may raise before it counts as failed."""
+LOOK_S = 2.0
+"""Seconds between looks at the number of workers and at whether the scheduler still answers."""
+NAMED = 3
+"""Failed regions that a message names; all of them are in the outcome's count."""
+
+
+class LoadModel(WorkerPlugin):
+    """Loads the network when a worker starts."""
+
+    name = "tilingseg"
+
+    def __init__(self, options: RunOptions) -> None:
+        """Keep which network to load."""
+        self._options = options
+
+    async def setup(self, worker: Worker) -> None:
+        """Load the network beside the worker's event loop; what is wrong the tasks will say."""
+        number = re.search(r"(\d+)$", str(worker.name))
+        take_place(int(number[1]) if number else 0)
+        await asyncio.to_thread(warm_up, self._options)
+
+
+@dataclass(slots=True, eq=False)
+class _Scene:
+    """A scene that is under way."""
+
+    job: SceneJob
+    start_s: float = field(default_factory=time.monotonic)
+    ticket: str = ""
+    n_regions: int = 0
+    n_resumed: int = 0
+    ready: deque[int] = field(default_factory=deque)
+    """Regions to hand out."""
+    suspects: deque[int] = field(default_factory=deque)
+    """Regions to try alone."""
+    flying: int = 0
+    """Tasks that are with the workers."""
+    failures: dict[int, str] = field(default_factory=dict)
+    """Reasons, by region."""
+    attempts: dict[int, int] = field(default_factory=dict)
+    broken: str = ""
+    """Why no more regions are handed out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    scene: _Scene
+    region: int | None
+    """Index of a region; None: the scene itself, opened or published."""
+    future: Future[Any]
+
+
+OPENING = -1
+"""Where `_Scene.attempts` counts the attempts at the scene itself."""
+
+
+class _Foreman:
+    """Holds the futures of one batch."""
+
+    def __init__(self, client: Client, scenes: Iterator[SceneJob], n_scenes: int) -> None:
+        self._client = client
+        self._waiting = scenes
+        self._scenes: list[_Scene] = []
+        self._flying: dict[str, _Task] = {}
+        self._arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._looked_s = float("-inf")
+        self._capacity = 0
+        self._serial = 0
+        self._done: list[Outcome] = []
+        self.state = BatchState(n_scenes=n_scenes)
+
+    def outcomes(self, watch: Watch) -> Iterator[Outcome]:
+        """Hand out tasks until every scene has an outcome."""
+        while self._hand_out():
+            for key in self._arrivals():
+                self._take_back(self._flying.pop(key))
+            yield from self._done
+            self._done.clear()
+            watch(self.state)
+
+    def drop(self) -> None:
+        """Take back what the workers have not begun."""
+        for task in self._flying.values():
+            task.future.cancel()
+        self._flying.clear()
+
+    def _hand_out(self) -> bool:
+        """Fill the workers up; False: nothing is left to wait for."""
+        self._look()
+        while len(self._flying) < self._capacity:
+            if (scene := next((s for s in self._scenes if s.ready), None)) is not None:
+                self._submit_region(scene, scene.ready.popleft())
+            elif (job := next(self._waiting, None)) is not None:
+                scene = _Scene(job=job)
+                self._scenes.append(scene)
+                self._submit(scene, None, open_scene_job, job)
+            else:
+                break
+        if not self._flying:
+            suspect = next((s for s in self._scenes if s.suspects), None)
+            if suspect is not None:
+                self._submit_region(suspect, suspect.suspects.popleft())
+        return bool(self._flying)
+
+    def _look(self) -> None:
+        """Ask how many tasks the workers can take."""
+        now = time.monotonic()
+        if now - self._looked_s < LOOK_S:
+            return
+        try:
+            n_threads = sum(self._client.nthreads().values())
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise _lost(self._client) from error
+        self._looked_s = now
+        self.state.n_workers = n_threads
+        # one task waits behind each one that runs; some must wait for workers to be asked for
+        self._capacity = max(8, 2 * n_threads)
+
+    def _submit_region(self, scene: _Scene, index: int) -> None:
+        self._submit(scene, index, infer_region, scene.job, scene.ticket, index)
+
+    def _submit(
+        self, scene: _Scene, region: int | None, function: Callable[..., Any], *args: Any
+    ) -> None:
+        self._serial += 1
+        future = self._client.submit(
+            function, *args, pure=False, key=f"{function.__name__}-{id(self):x}-{self._serial}"
+        )
+        scene.flying += 1
+        self._flying[str(future.key)] = _Task(scene=scene, region=region, future=future)
+        future.add_done_callback(lambda done: self._arrived.put(str(done.key)))
+
+    def _arrivals(self) -> list[str]:
+        """Wait for tasks to end, at most until the next look."""
+        try:
+            keys = [self._arrived.get(timeout=LOOK_S)]
+        except queue.Empty:
+            return []
+        while not self._arrived.empty():
+            keys.append(self._arrived.get())
+        return keys
+
+    def _take_back(self, task: _Task) -> None:
+        scene, future = task.scene, task.future
+        scene.flying -= 1
+        if future.status == "error":
+            error = future.exception()
+            if task.region is None:
+                self._scene_failed(scene, error)
+            else:
+                self._region_failed(scene, task.region, error)
+        elif future.status != "finished":
+            raise _lost(self._client)
+        elif task.region is not None:
+            scene.failures.pop(task.region, None)
+            self.state.n_regions_done += 1
+        else:
+            result = future.result()
+            if isinstance(result, Opened):
+                self._opened(scene, result)
+            else:
+                self._close(scene, report=result)
+                return
+        if scene in self._scenes and scene.ticket:
+            self._go_on(scene)
+
+    def _opened(self, scene: _Scene, opened: Opened) -> None:
+        scene.ticket = opened.ticket
+        scene.n_regions = opened.n_regions
+        scene.n_resumed = opened.n_regions - len(opened.missing)
+        scene.ready.extend(opened.missing)
+        self.state.n_scenes_opened += 1
+        self.state.n_regions_opened += opened.n_regions
+        self.state.n_regions_done += scene.n_resumed
+
+    def _go_on(self, scene: _Scene) -> None:
+        """Publish a scene whose last region is done, or give it up."""
+        if scene.flying or scene.ready or scene.suspects:
+            return
+        if scene.broken or scene.failures:
+            self._close(scene, reason=_reason(scene))
+        else:
+            self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
+
+    def _region_failed(self, scene: _Scene, index: int, error: BaseException) -> None:
+        reason, count = reason_of(error), scene.attempts.get(index, 0) + 1
+        scene.attempts[index] = count
+        if isinstance(error, KilledWorker) and index not in scene.failures:
+            scene.suspects.append(index)
+        elif count < ATTEMPTS and not scene.broken and not isinstance(error, KilledWorker):
+            scene.ready.append(index)
+            return
+        elif isinstance(error, OutputError):
+            scene.broken = reason
+            scene.ready.clear()
+            scene.suspects.clear()
+        scene.failures[index] = reason
+
+    def _scene_failed(self, scene: _Scene, error: BaseException) -> None:
+        count = scene.attempts.get(OPENING, 0) + 1
+        scene.attempts[OPENING] = count
+        if isinstance(error, TilingSegError | KilledWorker) or count >= ATTEMPTS:
+            self._close(scene, reason=reason_of(error))
+        elif scene.ticket:
+            self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
+        else:
+            self._submit(scene, None, open_scene_job, scene.job)
+
+    def _close(self, scene: _Scene, *, report: RunReport | None = None, reason: str = "") -> None:
+        self._scenes.remove(scene)
+        self.state.n_scenes_done += 1
+        self.state.n_scenes_failed += report is None
+        seconds = time.monotonic() - scene.start_s
+        self._done.append(
+            Outcome(job=scene.job, report=report, reason=reason, seconds=round(seconds, 3))
+        )
+
+
+def carry_out(
+    client: Client, scenes: Iterable[SceneJob], n_scenes: int, watch: Watch
+) -> Iterator[Outcome]:
+    """Do scenes on the workers of a cluster.
+
+    Args:
+        client: connected to the scheduler.
+        scenes: what to do, with the same model; taken one by one as workers become free.
+        n_scenes: how many they are.
+        watch: told how far the batch is.
+
+    Yields:
+        What became of each scene, in the order in which they end.
+
+    Raises:
+        ClusterError: the scheduler is gone; what is complete stays so.
+    """
+    foreman = _Foreman(client, iter(scenes), n_scenes)
+    try:
+        yield from foreman.outcomes(watch)
+    finally:
+        foreman.drop()
+
+
+def run_scene(client: Client, scene: SceneJob, progress: Progress) -> RunReport:
+    """Do one scene on the workers of a cluster.
+
+    Args:
+        client: connected to the scheduler.
+        scene: what to do.
+        progress: told how many regions are complete.
+
+    Raises:
+        ClusterError: the scene failed, or the scheduler is gone; complete regions are kept.
+    """
+
+    def watch(state: BatchState) -> None:
+        if state.n_regions_opened:
+            progress("regions", state.n_regions_done, state.n_regions_opened)
+
+    (outcome,) = carry_out(client, [scene], 1, watch)
+    if outcome.report is None:
+        raise ClusterError(outcome.reason)
+    return outcome.report
+
+
+def _reason(scene: _Scene) -> str:
+    failed = scene.failures
+    kept = scene.n_regions - len(failed) - len(scene.ready)
+    if scene.broken:
+        return f"{scene.broken}; complete regions are kept"
+    named = "; ".join(f"region {index}: {failed[index]}" for index in sorted(failed)[:NAMED])
+    more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+    return (
+        f"{len(failed):,} of {scene.n_regions:,} regions failed ({named}{more}); "
+        f"the other {kept:,} are kept, the next run tries the rest"
+    )
+
+
+def _lost(client: Client) -> ClusterError:
+    address = getattr(client.scheduler, "address", "")
+    return ClusterError(
+        f"the scheduler {address} does not answer any more; complete regions are kept, repeat the "
+        "command to go on"
+    )

@@ -1,0 +1,69 @@
+"""What became of a scene, and how far a batch is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tilingseg.errors import TilingSegError
+
+if TYPE_CHECKING:
+    from tilingseg.cluster.tasks import SceneJob
+    from tilingseg.records import RunReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one scene."""
+
+    job: SceneJob
+    """Which scene."""
+    report: RunReport | None
+    """What was done; None: it failed."""
+    reason: str = ""
+    """Why it failed, one line."""
+    seconds: float = 0.0
+    """From its first task to its last, seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchState:
+    """How far a batch is; scenes that were done before do not count."""
+
+    n_scenes: int
+    """Scenes to do."""
+    n_scenes_opened: int = 0
+    """Scenes whose regions are known."""
+    n_scenes_done: int = 0
+    """Scenes that ended, well or not."""
+    n_scenes_failed: int = 0
+    """Scenes that failed."""
+    n_regions_opened: int = 0
+    """Regions of the opened scenes."""
+    n_regions_done: int = 0
+    """Regions that are complete."""
+    n_workers: int = 0
+    """Workers at the last look."""
+
+    @property
+    def share(self) -> float:
+        """Part of the work that is done, 0…1: scenes not yet opened count as the mean of others."""
+        if self.n_scenes_done >= self.n_scenes:
+            return 1.0
+        if not self.n_regions_opened:
+            return self.n_scenes_done / self.n_scenes
+        regions = self.n_regions_opened * self.n_scenes / self.n_scenes_opened
+        return min(1.0, self.n_regions_done / regions)
+
+
+class Watch(Protocol):
+    """Told how far a batch is."""
+
+    def __call__(self, state: BatchState) -> None:
+        """Take note of the state, which goes on changing."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Put an error into one line; those that nobody foresaw with the name of their type."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, TilingSegError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,243 @@
+"""What a worker does: open a scene, infer one of its regions, publish its outputs.
+
+A task gets a `SceneJob` (some hundred bytes) and a region's index; the worker makes the plan anew
+and refuses to go on where it is not the one in the work store: another version, model file, scene
+or kind of device would give other bits. Open scenes and the network stay loaded between tasks.
+
+Every task may be done twice. A region with a completion record is not done again, chunks are
+written whole with the same bytes, and a folder is opened and published by one process at a time.
+
+Knows nothing of Dask: the foreman decides where these functions run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilingseg.cluster.manifest import absolute
+from tilingseg.errors import OutputError, PlanError, TilingSegError
+from tilingseg.flow import open_store, run_region
+from tilingseg.job import load_once, prepare
+from tilingseg.outputs import OutputFolder, finish, publish, read_report
+from tilingseg.store import WorkStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tilingseg.infer import Engine
+    from tilingseg.job import Job, RunOptions
+    from tilingseg.records import RunReport
+
+MAX_OPEN = 4
+"""Scenes that a worker keeps open: those that its next regions may come from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneJob:
+    """One scene to be done: all that a worker is told."""
+
+    uri: str
+    """Path or URL of the scene, the same on every worker."""
+    out_dir: Path
+    """Folder of its outputs, the same on every worker."""
+    options: RunOptions
+    """What to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What opening a scene found."""
+
+    ticket: str
+    """Tells this work store from an earlier one in the same folder."""
+    n_regions: int
+    """Regions of the plan."""
+    missing: tuple[int, ...]
+    """Indexes of the regions that no earlier run completed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Desk:
+    """One scene, ready for its regions."""
+
+    job: Job
+    store: WorkStore
+    engine: Engine
+
+
+class _Bench:
+    """What this process keeps between tasks: open scenes with their engines, reader threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._desks: OrderedDict[tuple[SceneJob, str], _Desk] = OrderedDict()
+        self._pool: ThreadPoolExecutor | None = None
+        self.device_index = 0
+
+    def desk(self, scene: SceneJob, ticket: str) -> _Desk:
+        """Return the desk of a scene, set up on first use."""
+        with self._lock:
+            key = (scene, ticket)
+            if key not in self._desks:
+                self._desks[key] = self._set_up(scene)
+                while len(self._desks) > MAX_OPEN:
+                    _, old = self._desks.popitem(last=False)
+                    old.job.reader.close()
+            self._desks.move_to_end(key)
+            return self._desks[key]
+
+    def pool(self, n_threads: int) -> ThreadPoolExecutor:
+        """Return the threads that read."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="read")
+            return self._pool
+
+    def _set_up(self, scene: SceneJob) -> _Desk:
+        job = prepare(scene.uri, scene.options)
+        store = _resume(job, scene)
+        device = job.devices[self.device_index % len(job.devices)]
+        return _Desk(job=job, store=store, engine=job.engine(device, store.scaling))
+
+
+_BENCH = _Bench()
+
+
+def shared(options: RunOptions) -> RunOptions:
+    """Make the paths in options absolute: workers have a current folder of their own."""
+    model = str(options.model)
+    return replace(
+        options,
+        model=absolute(model) if Path(model).suffix else model,
+        area_file=None if options.area_file is None else options.area_file.absolute(),
+    )
+
+
+def take_place(index: int) -> None:
+    """Take note which worker of its machine this process is: it takes that device."""
+    _BENCH.device_index = index
+
+
+def warm_up(options: RunOptions) -> None:
+    """Load the network ahead of the first task; where it cannot be, the tasks say so by name."""
+    with contextlib.suppress(TilingSegError):
+        load_once(options)
+
+
+def open_scene_job(scene: SceneJob) -> Opened | RunReport:
+    """Plan a scene and open its work store, or make one.
+
+    Returns:
+        The regions that are missing; or the report, where an earlier run was killed between its
+        last output and its last step.
+
+    Raises:
+        TilingSegError: scene, model, options or folder are unusable.
+    """
+    job = prepare(scene.uri, scene.options)
+    try:
+        folder = OutputFolder.of(job.plan, scene.out_dir)
+        folder.check(overwrite=scene.options.overwrite)
+        with _alone_in(folder.path):
+            store = open_store(job, folder, scene.options)
+            if (text := store.finished_report()) is not None:
+                return finish(store, folder, text)
+            done = store.completed_indexes()
+        return Opened(
+            ticket=str((store.folder / "plan.json").stat().st_mtime_ns),
+            n_regions=job.plan.n_regions,
+            missing=tuple(r.index for r in job.plan.regions() if r.index not in done),
+        )
+    finally:
+        job.reader.close()
+
+
+def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
+    """Infer and store one region, unless it is complete.
+
+    Raises:
+        TilingSegError: the region cannot be read, inferred or written.
+    """
+    desk = _BENCH.desk(scene, ticket)
+    if desk.store.is_complete(index):
+        return
+    pool = _BENCH.pool(scene.options.workers)
+    region = desk.job.plan.region(index)
+    run_region(desk.job, desk.store, region, desk.engine, pool, threading.Event())
+
+
+def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
+    """Write the outputs of a scene whose regions are complete.
+
+    Args:
+        scene: which one.
+        n_resumed: regions that an earlier run had completed.
+
+    Raises:
+        TilingSegError: the outputs cannot be written; the work store is kept.
+    """
+    job = prepare(scene.uri, scene.options)
+    try:
+        folder = OutputFolder.of(job.plan, scene.out_dir)
+        with _alone_in(folder.path):
+            if not folder.work.exists() and (report := read_report(folder)) is not None:
+                return report  # a worker that was given up for lost has done it
+            store = _resume(job, scene)
+            if (text := store.finished_report()) is not None:
+                return finish(store, folder, text)
+            return publish(job.reader, store, folder, scene.options.outputs, n_resumed)
+    finally:
+        job.reader.close()
+
+
+def _resume(job: Job, scene: SceneJob) -> WorkStore:
+    folder = OutputFolder.of(job.plan, scene.out_dir)
+    try:
+        store = WorkStore.resume(folder.work, job.plan)
+    except PlanError as error:
+        raise PlanError(
+            f"this worker plans {scene.uri} differently from the one that opened it: {error}"
+        ) from error
+    if store is None:
+        raise OutputError(
+            f"there is no work store in {folder.work}: is it a folder that every worker shares?"
+        )
+    return store
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process opens or publishes in this folder, and keep others out.
+
+    The lock goes with the process that holds it, however it ends. Where the file system has no
+    locks nobody is kept out.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    path = folder / ".lock"
+    while True:
+        with path.open("w") as file:
+            with contextlib.suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_EX)
+            try:
+                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+            except FileNotFoundError:
+                current = False
+            if not current:  # the one before us removed it: there is a new one to wait for
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
