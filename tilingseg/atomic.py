@@ -47,6 +47,28 @@ def whole(path: Path) -> Iterator[Path]:
             _remove_parts(path)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """As `whole`, for writers that need the file's own name or leave scratch files beside it.
+
+    Raises:
+        OutputError: the file system refused; `path` is as it was before.
+    """
+    folder = path.with_name(path.name + ".part")
+    try:
+        _remove_parts(path)
+        folder.mkdir()
+        part = folder / path.name
+        yield part
+        _flush(part)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # the first error is the one to report
+            _remove_parts(path)
+
+
 def _remove_parts(path: Path) -> None:
     prefix = path.name + ".part"
     for leftover in path.parent.iterdir():

@@ -16,6 +16,7 @@ import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tilingseg.atomic import whole_file, write_whole
 from tilingseg.errors import OutputError
 from tilingseg.features.geojson import write_collection, write_sequence
 from tilingseg.features.layer import Layer, Written
@@ -24,7 +25,7 @@ from tilingseg.features.style import qgis_style
 from tilingseg.features.tables import write_flatgeobuf, write_geopackage, write_geoparquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tilingseg.records import Feature
@@ -60,7 +61,7 @@ def write_features(features: Iterable[Feature], path: Path, layer: Layer) -> Wri
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"cannot write {path}: its suffix is none of {', '.join(SUFFIXES)}")
-    with _whole(path) as part:
+    with whole_file(path) as part:
         batches = measure(features, layer)
         if suffix in _TABLES:
             return Written(n_features=_TABLES[suffix](batches, part, layer))
@@ -80,27 +81,4 @@ def write_style(path: Path, layer: Layer) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    with _whole(path) as part:
-        part.write_text(qgis_style(layer), encoding="utf-8")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a path to write to, of the same suffix; what is there at the end becomes `path`."""
-    # A folder, since GDAL wants its suffixes and leaves journals and scratch files beside.
-    folder = path.with_name(f"{path.name}.part")
-    try:
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-        folder.mkdir()
-        part = folder / path.name
-        yield part
-        descriptor = os.open(part, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    write_whole(path, qgis_style(layer))

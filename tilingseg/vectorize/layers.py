@@ -7,9 +7,10 @@ class becomes its traced outlines.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from tilingseg.records import Feature
+from tilingseg.vectorize.areas import areas
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
 from tilingseg.vectorize.centerlines import centerlines
 from tilingseg.vectorize.roads import RoadOptions, road_polygons
@@ -17,10 +18,9 @@ from tilingseg.vectorize.trace import TraceOptions, trace
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Iterator, Sequence
-    from typing import Literal
+    from collections.abc import Iterator, Sequence
 
-    from tilingseg.records import MaskReader, Shape
+    from tilingseg.records import Feature, MaskReader
     from tilingseg.vectorize.footprint import Regularize
 
 BUILDINGS = frozenset({"building", "buildings", "house", "houses"})
@@ -38,13 +38,27 @@ class VectorOptions:
     """Processes that fit footprints; the result does not depend on it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class VectorLayer:
+    """One layer of a mask, not computed yet."""
+
+    name: str
+    """Name of the class, or `road_centerline`."""
+    class_index: int
+    """Position of the class."""
+    geometry_type: Literal["Polygon", "LineString"]
+    """Type of every geometry."""
+    features: Iterator[Feature]
+    """In a fixed order; computed while they are drawn, once."""
+
+
 def vector_layers(
     mask: MaskReader,
     class_indexes: Sequence[int],
     thresholds: Sequence[float],
     options: VectorOptions,
     left_out: Counter[str],
-) -> Iterator[tuple[str, Literal["Polygon", "LineString"], Iterator[Feature]]]:
+) -> Iterator[VectorLayer]:
     """Yield the layers of a mask, one after the other.
 
     Args:
@@ -53,29 +67,25 @@ def vector_layers(
         thresholds: probability from which a pixel belongs to the class, for every class.
         options: how.
         left_out: counts, with the reason, what gives no feature; filled while features are drawn.
-
-    Yields:
-        Name of the layer (`building`, `road`, `road_centerline`), its geometry type, and its
-        features in a fixed order.
     """
     for index in class_indexes:
         name = mask.classes[index]
         shapes = trace(mask, index + 1, TraceOptions(workers=options.workers))
+        layer = partial(VectorLayer, class_index=index)
         if name.lower() in BUILDINGS:
             building = BuildingOptions(
                 regularize=options.regularize,
                 threshold=thresholds[index],
                 workers=options.workers,
             )
-            yield name, "Polygon", footprints(shapes, mask, building, left_out)
+            found = footprints(shapes, mask, building, left_out)
+            yield layer(name=name, geometry_type="Polygon", features=found)
         elif name.lower() in ROADS:
             road = RoadOptions()
-            yield name, "Polygon", road_polygons(shapes, mask, road, left_out)
-            yield f"{name}_centerline", "LineString", centerlines(mask, index + 1, road, left_out)
+            found = road_polygons(shapes, mask, road, left_out)
+            yield layer(name=name, geometry_type="Polygon", features=found)
+            found = centerlines(mask, index + 1, road, left_out)
+            yield layer(name=f"{name}_centerline", geometry_type="LineString", features=found)
         else:
-            yield name, "Polygon", _plain(shapes, name)
-
-
-def _plain(shapes: Iterable[Shape], name: str) -> Iterator[Feature]:
-    for shape in shapes:
-        yield Feature(class_name=name, geometry=shape.polygon, confidence=shape.confidence)
+            found = areas(shapes, mask, None, left_out)
+            yield layer(name=name, geometry_type="Polygon", features=found)
