@@ -11,9 +11,6 @@ Files appear whole: they are written under another name, flushed to disk and ren
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tilingseg.atomic import whole_file, write_whole
