@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _STEP_PX = 4_000_000
 """Source pixels read at once while resampling: bounds memory however far a scene is shrunk."""
-_PREVIEW_PX = 100_000_000
+_PREVIEW_PX = 1_000_000_000
 """Source pixels that a reduced copy may cost where the file has no overview to take it from."""
 _SAMPLE_PX = 512
 """Side of one sample of such a copy in source pixels: worth decoding the blocks that it meets."""
