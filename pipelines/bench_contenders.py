@@ -52,9 +52,10 @@ def forward(scene: str, model: str, out: Path, tile: int, overlap: int) -> None:
     """The network alone, over the tiles of `blended`."""
     job = prepare(scene, _options(model, tile, overlap))
     engine = job.engine("cpu", Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source=""))
+    whole = slice(0, tile), slice(0, tile)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, tile, tile), dtype=np.uint8)
     for _ in range(len(job.plan.grid)):
-        engine.probabilities(pixels, np.ones((1, tile, tile), dtype=bool))
+        engine.probabilities(pixels, np.ones((1, tile, tile), dtype=bool), whole)
 
 
 def monai(scene: str, model: str, out: Path, tile: int, overlap: int) -> None:

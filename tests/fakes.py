@@ -60,10 +60,13 @@ class IdentityEngine:
 
     def __init__(self, limit=None):
         self.batches = []
+        self.n_refused = 0
         self.limit = limit
 
-    def probabilities(self, pixels, valid):
+    def probabilities(self, pixels, valid, part):
         if self.limit is not None and len(pixels) > self.limit:
+            self.n_refused += 1
             raise torch.OutOfMemoryError("pretended")
         self.batches.append(len(pixels))
+        pixels, valid = pixels[:, :, *part], valid[:, *part]
         return torch.from_numpy(pixels.astype(np.float32) / 255) * torch.from_numpy(valid)[:, None]

@@ -13,6 +13,7 @@ from tilingseg.area import area_mask
 from tilingseg.errors import ModelError, PlanError, TileError
 from tilingseg.grid import TileGrid
 from tilingseg.infer import (
+    HalvingEngine,
     Tally,
     TileSource,
     TorchEngine,
@@ -35,6 +36,7 @@ SPEC = ModelSpec(
     mean=(0.0, 0.0),
     std=(1.0, 1.0),
 )
+ALL = slice(None), slice(None)
 BYTES = Scaling(low=(0.0, 0.0), high=(255.0, 255.0), source="uint8")
 
 
@@ -80,12 +82,24 @@ class TestPredict:
         assert [p.tile.index for row in rows for p in row] == list(range(len(grid)))
         assert tally.n_tiles == len(grid)
         for prediction in (p for row in rows for p in row):
-            w = prediction.tile.window
+            w = prediction.window
+            assert w == prediction.tile.core
             expected = pixels[:, w.row : w.row_stop, w.col : w.col_stop] / np.float32(255)
-            found = prediction.probability[:, : expected.shape[1], : expected.shape[2]]
-            assert np.array_equal(found, expected)
-            assert (prediction.probability[:, expected.shape[1] :] == 0).all()
-            assert (prediction.probability[:, :, expected.shape[2] :] == 0).all()
+            assert np.array_equal(prediction.probability, expected)
+            assert prediction.valid.shape == (w.height, w.width)
+            assert prediction.valid.all()
+
+    @settings(deadline=None, max_examples=20)
+    @given(grids(max_side_px=40))
+    def test_blended_tiles_give_all_of_themselves_inside_the_scene(self, pool, grid):
+        pixels = random_pixels(grid.height, grid.width)
+        source = source_of(ArrayReader(pixels), pool, whole_tile=True)
+        groups = predict(rows_of(grid), source, IdentityEngine(), 3, Tally())
+        for prediction in (p for group in groups for p in group):
+            w = prediction.window
+            assert w == prediction.tile.window.intersection(grid.scene_window)
+            expected = pixels[:, w.row : w.row_stop, w.col : w.col_stop] / np.float32(255)
+            assert np.array_equal(prediction.probability, expected)
 
     def test_batches_end_with_the_tile_row(self, pool):
         grid = TileGrid(height=20, width=30, tile_size_px=10, overlap_px=0)
@@ -93,6 +107,14 @@ class TestPredict:
         reader = ArrayReader(random_pixels(20, 30))
         list(predict(rows_of(grid), source_of(reader, pool), engine, 2, Tally()))
         assert engine.batches == [2, 1, 2, 1]
+
+    def test_batches_hold_tiles_that_use_the_same_part(self, pool):
+        grid = TileGrid(height=14, width=54, tile_size_px=14, overlap_px=4)
+        engine = IdentityEngine()
+        reader = ArrayReader(random_pixels(14, 54))
+        list(predict(rows_of(grid), source_of(reader, pool), engine, 8, Tally()))
+        # the first tile has no halo on its left, the last one is anchored inward
+        assert engine.batches == [1, 4, 1]
 
     def test_tiles_without_data_under_their_core_are_not_inferred(self, pool):
         grid = TileGrid(height=30, width=10, tile_size_px=14, overlap_px=4)
@@ -136,9 +158,10 @@ class TestPredict:
         small = IdentityEngine(limit=2)
         rows = [
             list(predict(rows_of(grid), source_of(reader, pool), engine, 7, Tally()))
-            for engine in (IdentityEngine(), small)
+            for engine in (IdentityEngine(), HalvingEngine(small))
         ]
-        assert max(small.batches) == 2
+        assert small.batches == [1] * 7
+        assert small.n_refused == 2, "the size that fitted is remembered"
         for a, b in zip(rows[0][0], rows[1][0], strict=True):
             assert torch.equal(a.probability, b.probability)
 
@@ -156,7 +179,7 @@ class TestTorchEngine:
     def test_gives_sigmoid_probabilities_of_the_normalised_pixels(self):
         pixels = random_pixels(8, 8)[None]
         valid = np.ones((1, 8, 8), dtype=bool)
-        found = self.make(torch.nn.Identity()).probabilities(pixels, valid)
+        found = self.make(torch.nn.Identity()).probabilities(pixels, valid, ALL)
         expected = torch.sigmoid(torch.from_numpy(pixels).float() / 255)
         assert torch.allclose(found, expected)
 
@@ -164,7 +187,7 @@ class TestTorchEngine:
         spec = replace(SPEC, activation="softmax", classes=("x",), thresholds=(0.5,))
         pixels = random_pixels(8, 8)[None]
         found = self.make(torch.nn.Identity(), spec).probabilities(
-            pixels, np.ones((1, 8, 8), dtype=bool)
+            pixels, np.ones((1, 8, 8), dtype=bool), ALL
         )
         logits = torch.from_numpy(pixels).float() / 255
         assert torch.allclose(found, logits.softmax(1)[:, 1:])
@@ -172,14 +195,14 @@ class TestTorchEngine:
     def test_invalid_pixels_reach_the_network_as_zero(self):
         pixels = random_pixels(8, 8)[None]
         valid = np.random.default_rng(2).random((1, 8, 8)) > 0.5
-        found = self.make(torch.nn.Identity()).probabilities(pixels, valid)
+        found = self.make(torch.nn.Identity()).probabilities(pixels, valid, ALL)
         assert (found[:, :, ~valid[0]] == 0.5).all()
 
     def test_a_network_with_other_outputs_than_its_spec_is_refused(self):
         module = torch.nn.Conv2d(2, 5, 1)
         with pytest.raises(ModelError, match=r"\(1, 5, 8, 8\).*\(1, 2, 8, 8\)"):
             self.make(module).probabilities(
-                random_pixels(8, 8)[None], np.ones((1, 8, 8), dtype=bool)
+                random_pixels(8, 8)[None], np.ones((1, 8, 8), dtype=bool), ALL
             )
 
     def test_batches_and_single_tiles_give_the_same_bits(self):
@@ -190,8 +213,8 @@ class TestTorchEngine:
         engine = self.make(module)
         pixels = np.stack([random_pixels(64, 64, seed) for seed in range(4)])
         valid = np.ones((4, 64, 64), dtype=bool)
-        together = engine.probabilities(pixels, valid)
-        alone = [engine.probabilities(pixels[i : i + 1], valid[:1])[0] for i in range(4)]
+        together = engine.probabilities(pixels, valid, ALL)
+        alone = [engine.probabilities(pixels[i : i + 1], valid[:1], ALL)[0] for i in range(4)]
         assert torch.allclose(together, torch.stack(alone), atol=1e-6)
 
     @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
@@ -210,7 +233,7 @@ class TestTorchEngine:
         try:
             for threads in (1, 2, 3, 5):
                 torch.set_num_threads(threads)
-                found.append(engine.probabilities(pixels, np.ones((3, 160, 160), dtype=bool)))
+                found.append(engine.probabilities(pixels, np.ones((3, 160, 160), dtype=bool), ALL))
         finally:
             torch.set_num_threads(before)
         assert all(torch.equal(other, found[0]) for other in found)

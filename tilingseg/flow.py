@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tilingseg.area import area_mask
 from tilingseg.errors import PlanError, TilingSegError
-from tilingseg.infer import Tally, TileSource, predict
+from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
 from tilingseg.job import RunOptions, prepare
 from tilingseg.outputs import (
     OutputFolder,
@@ -38,6 +38,7 @@ from tilingseg.store import RegionWriter, WorkStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
 
     from tilingseg.infer import Engine
     from tilingseg.job import Job
@@ -183,10 +184,19 @@ def run_region(
     predictions = predict(plan.tile_rows(region), source, engine, plan.tiling.batch_size, tally)
     writer = RegionWriter(store, region.core)
     start = time.perf_counter()
-    for rows in stitch(_until(stop, predictions), plan.grid, region.core, decision, exact=exact):
+    stitched = stitch(_until(stop, predictions), plan.grid, region.core, decision, exact=exact)
+    # Written while the next rows are inferred; one write at a time bounds what waits for it.
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as background:
+        written: Future[None] | None = None
+        for rows in stitched:
+            with tally.clock("write"):
+                if written is not None:
+                    written.result()
+            written = background.submit(writer.write, rows.window, rows.mask, rows.probability)
+            n_valid += rows.n_valid
         with tally.clock("write"):
-            writer.write(rows.window, rows.mask, rows.probability)
-        n_valid += rows.n_valid
+            if written is not None:
+                written.result()
     spent = time.perf_counter() - start
     tally.seconds["stitch"] = spent - sum(tally.seconds.values())
     report = RegionReport(
@@ -246,7 +256,10 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
                     n_done += 1
                     progress("regions", n_done, total)
 
-    with ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers:
+    with (
+        freed_memory_kept(),
+        ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers,
+    ):
         futures = [workers.submit(work, device) for device in job.devices]
         try:
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)

@@ -18,7 +18,7 @@ import shapely
 from tilingseg import __version__
 from tilingseg.area import area_from_box, area_from_file, area_window
 from tilingseg.errors import PlanError
-from tilingseg.infer import TorchEngine, choose_devices, choose_precision
+from tilingseg.infer import HalvingEngine, TorchEngine, choose_devices, choose_precision
 from tilingseg.model.load import DEFAULT_MODEL, load_model
 from tilingseg.outputs import OutputOptions
 from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
@@ -95,7 +95,8 @@ class Job:
     def engine(self, device: str, scaling: Scaling) -> Engine:
         """Load the network onto a device."""
         precision = self.plan.model.precision
-        return TorchEngine(self.model.module, self.model.spec, scaling, device, precision)
+        model = self.model
+        return HalvingEngine(TorchEngine(model.module, model.spec, scaling, device, precision))
 
 
 def prepare(uri: str, options: RunOptions) -> Job:
@@ -182,10 +183,14 @@ def estimate_job(job: Job) -> Estimate:
     engine = job.engine(job.devices[0], empty)
     pixels = np.zeros(shape, dtype=plan.scene.dtype)
     valid = np.ones((shape[0], height, width), dtype=bool)
+    # What most tiles give: in exact stitching they are done within their halo.
+    halo = plan.grid.halo_px if plan.tiling.stitching == "exact" else 0
+    part = slice(halo, height - halo), slice(halo, width - halo)
     seconds = []
     for _ in range(2):  # the first pass also prepares the device
         start = time.perf_counter()
-        float(engine.probabilities(pixels, valid)[0, 0, 0, 0])  # waits for the device
+        found = engine.probabilities(pixels, valid, part)
+        float(found[0, 0, 0, 0])  # waits for the device
         seconds.append(time.perf_counter() - start)
     return estimate_run(plan, min(seconds) / len(job.devices), job.workers)
 

@@ -206,10 +206,12 @@ class Prediction:
 
     tile: Tile
     """Which tile."""
+    window: Window
+    """The part of the tile that it gives, inside the scene."""
     probability: Tensor | None
-    """float32 (classes, height, width) in 0…1, as large as the tile; None: the tile was skipped."""
+    """float32 (classes, height, width) in 0…1, as large as `window`; None: the tile was skipped."""
     valid: NDArray[np.bool_]
-    """bool (height, width), as large as the tile; True: data, and inside the area of interest."""
+    """bool (height, width), as large as `window`; True: data, and inside the area of interest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

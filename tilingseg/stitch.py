@@ -87,7 +87,8 @@ def stitch(
     """Turn the predictions of a region into its finished rows, from the top.
 
     Args:
-        rows: for each tile row that the region needs, from the top, its tiles from the left.
+        rows: the tiles that the region needs, tile row by tile row from the top, from the left; a
+            list holds tiles of one row, and a row may come in several lists.
         grid: the scene's grid.
         core: pixels of the region.
         decision: classes and thresholds.
@@ -101,10 +102,9 @@ def stitch(
         yield from band.flush(top)
         band.extend(bottom)
         for prediction in row:
-            tile = prediction.tile
-            part = core.intersection(tile.core if exact else tile.window)
+            part = core.intersection(prediction.window)
             if part is not None:
-                band.add(prediction, part, None if exact else weights.of(tile, part))
+                band.add(prediction, part, None if exact else weights.of(prediction.tile, part))
     yield from band.flush(core.row_stop)
 
 
@@ -185,7 +185,7 @@ class _Band:
         weights: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> None:
         """Add one tile's share of `part`."""
-        inside = part.slices_in(prediction.tile.window)
+        inside = part.slices_in(prediction.window)
         rows = slice(part.row - self._top, part.row_stop - self._top)
         cols = slice(part.col - self._core.col, part.col_stop - self._core.col)
         self._valid[rows, cols] |= prediction.valid[inside]

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from tilingseg.errors import ModelError
+from tilingseg.model.core import core_share
 from tilingseg.model.spec import Geometry
 
 if TYPE_CHECKING:
@@ -332,6 +333,7 @@ def network_geometry(module: nn.Module, n_bands: int) -> Geometry:
         halo_px=halo,
         reason="; ".join(reasons) or None,
         bytes_per_px=4 * walk.peak / size**2,
+        core_share=core_share(module),
     )
 
 

@@ -128,3 +128,5 @@ class Geometry:
     bytes_per_px: float
     """Most activation memory that is alive at once, bytes for each input pixel in float32, with
     the input and the output but without the weights and what a kernel borrows."""
+    core_share: float = 0.0
+    """Share of a forward pass that is done for the used part of a tile alone, 0…1."""

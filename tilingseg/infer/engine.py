@@ -1,0 +1,120 @@
+"""The network on one device: stored pixels in, probabilities out.
+
+Pixels travel to the device in their stored data type, which is a quarter of float32; scaling,
+normalisation, forward pass and activation happen there. Only the part of a tile that will be used
+is computed to the end: see `model.core`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from tilingseg.errors import ModelError
+from tilingseg.infer.steady import steady
+from tilingseg.model.core import core_logits
+from tilingseg.model.normalize import normalize
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tilingseg.model.spec import ModelSpec
+    from tilingseg.records import Scaling
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+Part = tuple[slice, slice]
+"""(rows, columns) of a tile, counted from its first pixel."""
+
+
+class Engine(Protocol):
+    """Runs the network on one device. Every implementation passes `EngineContract` in the tests."""
+
+    def probabilities(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part
+    ) -> torch.Tensor:
+        """Infer one batch.
+
+        Args:
+            pixels: (n, bands, height, width) in the scene's stored dtype.
+            valid: bool (n, height, width), True = data.
+            part: what is wanted of every tile.
+
+        Returns:
+            float32 (n, classes, part height, part width) in 0…1, on the engine's device.
+
+        Raises:
+            torch.OutOfMemoryError: the batch does not fit the device.
+        """
+
+
+class TorchEngine:
+    """The network in PyTorch, on one device, in one precision."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        spec: ModelSpec,
+        scaling: Scaling,
+        device: str,
+        precision: str,
+    ) -> None:
+        """Copy the network to its device.
+
+        Args:
+            module: maps float32 (n, bands, height, width) to logits (n, outputs, height, width);
+                it is not changed.
+            spec: normalisation and activation.
+            scaling: stored values that become 0 and 1.
+            device: `cpu`, `cuda:0`, `mps`.
+            precision: `fp32`, `fp16` or `bf16`.
+        """
+        self._device = torch.device(device)
+        self._spec = spec
+        self._scaling = scaling
+        self._dtype = PRECISIONS[precision]
+        # moving a module changes it in place, and the engines of other devices share this one
+        module = deepcopy(module).eval().to(self._device)
+        if self._device.type == "cpu":
+            steady(module)
+        # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores
+        self._module = convert_conv2d_weight_memory_format(module, torch.channels_last)
+
+    @torch.inference_mode()
+    def probabilities(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part
+    ) -> torch.Tensor:
+        """Infer one batch; see `Engine.probabilities`.
+
+        Raises:
+            ModelError: the network gives something else than its spec promises.
+        """
+        on_device = torch.from_numpy(pixels).to(self._device, non_blocking=True)
+        known = torch.from_numpy(valid).to(self._device, non_blocking=True)
+        batch = normalize(on_device, known, self._scaling, self._spec)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            logits = core_logits(self._module, batch, part)
+        height, width = (
+            len(range(*cut.indices(n))) for cut, n in zip(part, pixels.shape[2:], strict=True)
+        )
+        expected = (len(pixels), self._spec.n_outputs, height, width)
+        if tuple(logits.shape) != expected:
+            raise ModelError(
+                f"the network gives {tuple(logits.shape)} where its spec promises {expected}"
+            )
+        # exp differs in its last digit where the threads of a CPU part the work: double hides it
+        logits = logits.double() if self._device.type == "cpu" else logits.float()
+        if self._spec.activation == "softmax":
+            return logits.softmax(dim=1)[:, 1:].float()  # (n, classes, h, w)
+        return logits.sigmoid().float()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, dtype=self._dtype)

@@ -1,0 +1,34 @@
+"""A network that gives the same bits with any number of processor threads."""
+
+from __future__ import annotations
+
+import torch
+
+
+class _Pointwise(torch.nn.Module):
+    """A convolution with a kernel of one pixel, as the matrix product that it is."""
+
+    def __init__(self, convolution: torch.nn.Conv2d) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(convolution.weight[:, :, 0, 0], requires_grad=False)
+        self.bias = convolution.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, channels, height, width)."""
+        by_pixel = x.permute(0, 2, 3, 1)
+        return torch.nn.functional.linear(by_pixel, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+def steady(module: torch.nn.Module) -> None:
+    """Make a network give the same bits with any number of processor threads.
+
+    oneDNN takes other kernels for 1 × 1 convolutions with one thread than with several, and they
+    round differently: the workers of a cluster would not give what one process gives.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.Conv2d):
+            plain = child.kernel_size == child.stride == (1, 1) and child.groups == 1
+            if plain and child.padding in ((0, 0), "valid", "same"):
+                setattr(module, name, _Pointwise(child))
+        else:
+            steady(child)

@@ -1,0 +1,235 @@
+"""Tiles on their way through the network: read ahead, batched, inferred.
+
+A region's tiles are taken row by row. A batch holds neighbours of one tile row that use the same
+part of their tile, so that it holds the same tiles whenever and wherever its region is run: the
+same bits after a restart or on another worker. Reader threads decode the next tiles in their stored
+data type while the network works.
+
+Tiles whose area lies outside the area of interest are not read, tiles without a valid pixel are
+not inferred. Pixels past the scene and pixels without data reach the network as zeros after
+normalisation, which is what the network's own zero padding gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tilingseg.errors import TileError, TilingSegError
+from tilingseg.records import Prediction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    from numpy.typing import NDArray
+
+    from tilingseg.grid import Tile, Window
+    from tilingseg.infer.engine import Engine, Part
+    from tilingseg.records import SceneReader
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one region has done so far."""
+
+    n_tiles: int = 0
+    n_tiles_nodata: int = 0
+    n_tiles_outside: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def clock(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TileSource:
+    """Where the pixels of tiles come from, and which of them count."""
+
+    reader: SceneReader
+    """The open scene."""
+    area_mask: Callable[[Window], NDArray[np.bool_] | None]
+    """For a window inside the scene: bool (height, width), True = in the area of interest; None
+    when no pixel is."""
+    whole_tile: bool
+    """True: all of a tile is used (blending); False: only its core."""
+    pool: ThreadPoolExecutor
+    """Reader threads."""
+    read_ahead: int
+    """Tiles that may be read before the network asks for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Loaded:
+    tile: Tile
+    used: Window
+    """Pixels of the scene that the tile will give."""
+    counts: NDArray[np.bool_]
+    """bool, as large as `used`: data inside the area of interest, which may be written."""
+    pixels: NDArray[Any] | None = None
+    """(bands, height, width); None: skip the tile."""
+    data: NDArray[np.bool_] | None = None
+    """bool (height, width): what the network may see."""
+    outside: bool = False
+    """Skipped because of the area of interest, not for lack of data."""
+
+    @property
+    def part(self) -> Part:
+        """Where `used` lies in the tile."""
+        return self.used.slices_in(self.tile.window)
+
+
+def predict(
+    rows: Iterable[list[Tile]], source: TileSource, engine: Engine, batch_size: int, tally: Tally
+) -> Iterator[list[Prediction]]:
+    """Infer the tiles of one region, row by row.
+
+    Args:
+        rows: the tile rows of the region, from the top; each from the left.
+        source: the pixels.
+        engine: the network.
+        batch_size: most tiles in one forward pass.
+        tally: counts and seconds are added here.
+
+    Yields:
+        The predictions of neighbours in one tile row, in the order of the tiles.
+
+    Raises:
+        TileError: a tile cannot be read or inferred.
+    """
+    loads = _read_ahead((tile for row in rows for tile in row), source)
+    for group in _groups(loads, batch_size, tally):
+        wanted = [item for item in group if item.pixels is not None]
+        tally.n_tiles += len(wanted)
+        tally.n_tiles_outside += sum(item.outside for item in group)
+        tally.n_tiles_nodata += sum(item.pixels is None and not item.outside for item in group)
+        found: Iterator[torch.Tensor] = iter(())
+        if wanted:
+            with tally.clock("infer"):
+                found = iter(_infer(wanted, engine))
+        yield [
+            Prediction(
+                tile=item.tile,
+                window=item.used,
+                probability=None if item.pixels is None else next(found),
+                valid=item.counts,
+            )
+            for item in group
+        ]
+
+
+def _groups(loads: Iterator[_Loaded], batch_size: int, tally: Tally) -> Iterator[list[_Loaded]]:
+    """Yield runs of neighbours that make one batch, skipped tiles among them."""
+    group: list[_Loaded] = []
+    n_wanted, part = 0, None
+    while True:
+        with tally.clock("read"):
+            item = next(loads, None)
+        if item is None:
+            break
+        is_wanted = item.pixels is not None
+        if group and (
+            item.tile.row != group[0].tile.row
+            or (is_wanted and n_wanted and (n_wanted == batch_size or item.part != part))
+        ):
+            yield group
+            group, n_wanted = [], 0
+        group.append(item)
+        if is_wanted:
+            n_wanted, part = n_wanted + 1, item.part
+    if group:
+        yield group
+
+
+def _read_ahead(tiles: Iterable[Tile], source: TileSource) -> Iterator[_Loaded]:
+    pending: deque[Future[_Loaded]] = deque()
+    try:
+        for tile in tiles:
+            pending.append(source.pool.submit(_load, tile, source))
+            if len(pending) > source.read_ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _load(tile: Tile, source: TileSource) -> _Loaded:
+    scene = source.reader.scene
+    used = _inside(tile.window if source.whole_tile else tile.core, scene.height, scene.width)
+    area = source.area_mask(used)
+    if area is None:
+        nothing = np.zeros((used.height, used.width), dtype=bool)
+        return _Loaded(tile=tile, used=used, counts=nothing, outside=True)
+    readable = _inside(tile.window, scene.height, scene.width)
+    try:
+        pixels, valid = source.reader.read(readable)
+    except TilingSegError as error:
+        raise TileError(f"tile {tile.index} at {_place(tile)}: {error}") from error
+    known = valid[used.slices_in(readable)]
+    counts = known & area
+    if not counts.any():
+        return _Loaded(tile=tile, used=used, counts=counts, outside=bool(known.any()))
+    shape = (tile.window.height, tile.window.width)
+    return _Loaded(
+        tile=tile, used=used, counts=counts, pixels=_pad(pixels, shape), data=_pad(valid, shape)
+    )
+
+
+def _infer(batch: list[_Loaded], engine: Engine) -> torch.Tensor:
+    pixels = _stack([item.pixels for item in batch if item.pixels is not None])
+    data = _stack([item.data for item in batch if item.data is not None])
+    tile = batch[0].tile
+    try:
+        return engine.probabilities(pixels, data, batch[0].part)
+    except torch.OutOfMemoryError as error:
+        raise TileError(
+            f"tile {tile.index} at {_place(tile)}: {tile.window.height} × "
+            f"{tile.window.width} px do not fit the device's memory; use a smaller --tile-size"
+        ) from error
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TileError(
+            f"tile {tile.index} at {_place(tile)}: the network failed: {reason}"
+        ) from error
+
+
+def _stack(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """Stack without a copy where there is only one."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+
+
+def _inside(window: Window, height: int, width: int) -> Window:
+    """Cut off what lies past the right and bottom edge of the scene."""
+    return type(window)(
+        row=window.row,
+        col=window.col,
+        height=min(window.row_stop, height) - window.row,
+        width=min(window.col_stop, width) - window.col,
+    )
+
+
+def _pad(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Fill up with zeros at the bottom and right."""
+    missing = shape[0] - array.shape[-2], shape[1] - array.shape[-1]
+    if missing == (0, 0):
+        return array
+    return np.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, missing[0]), (0, missing[1])])
+
+
+def _place(tile: Tile) -> str:
+    return f"row {tile.core.row} px, column {tile.core.col} px"
