@@ -67,10 +67,10 @@ _CLEAN_PX2 = 0.05
 """Roughness of a staircase of pixels."""
 _SHARE = 0.25
 """Share of the price at which a ring is fitted again where the first fit strays."""
-_STRAY_PX = 0.65
-"""Mean distance between outline and walls that wobble explains."""
-_HOPELESS_PX = 2.0
-"""Mean distance at which walls do not describe the outline."""
+_STRAY_PX = 0.8
+"""Root mean square distance between outline and walls that wobble explains."""
+_HOPELESS_PX = 1.0
+"""Root mean square distance from which on the walls do not describe the outline."""
 
 _ALL = np.ones(9, bool)
 _RIGHT = np.arange(9) % 2 == 0
@@ -93,7 +93,7 @@ class _Ring:
     cost: float
     """Squared distances and prices, px²."""
     stray_px: float
-    """Mean distance of the boundary points from their walls."""
+    """Root mean square distance of the boundary points from their walls."""
 
 
 def fit_footprint(
@@ -225,16 +225,28 @@ def _fit_walls(
     lines = fit_lines(sums, walls, _TRIM_PX)
     walls = reassign(points, walls, corners_of(points, walls, lines, _REACH_PX))
     lines = fit_lines(sums, walls, _TRIM_PX)
-    wall = wall_of(len(points), walls)
-    away = np.einsum("nc,nc->n", points, lines.normals[wall]) - lines.offsets[wall]
+    corners = corners_of(points, walls, lines, _REACH_PX)
     return _Ring(
         points=points,
         walls=walls,
-        corners=corners_of(points, walls, lines, _REACH_PX),
+        corners=corners,
         evidence=lines.evidence,
         cost=walls.cost,
-        stray_px=float(np.add.reduce(np.abs(away))) / len(points),
+        stray_px=_stray(points, corners, wall_of(len(points), walls)),
     )
+
+
+def _stray(points: Points, corners: Points, wall: NDArray[np.intp]) -> float:
+    """Return the root mean square distance of the points from their walls, px."""
+    edges = np.concatenate([corners[1:], corners[:1]]) - corners
+    length = np.sqrt(np.einsum("wc,wc->w", edges, edges)) + 1e-9
+    along = (edges / length[:, None])[wall]
+    offset = points - corners[wall]
+    ahead = np.einsum("nc,nc->n", offset, along)
+    # Beyond its corners a wall has ended: the distance is to the corner.
+    beyond = np.maximum(0.0, np.maximum(-ahead, ahead - length[wall]))
+    across = offset[:, 0] * along[:, 1] - offset[:, 1] * along[:, 0]
+    return math.sqrt((across @ across + beyond @ beyond) / len(points))
 
 
 def _price(rough: float, n_points: int) -> float:
@@ -269,7 +281,7 @@ def _fit_circle(points: Points, price: float, rough: float) -> _Ring | None:
     radius = math.sqrt((sxx + syy) / n + a * a + b * b)
     away = np.hypot(x - a, y - b) - radius
     squares = float(away @ away)
-    if radius < _MIN_RADIUS_PX or squares > 4 * n * max(rough, _CLEAN_PX2):
+    if radius < _MIN_RADIUS_PX or squares > 3 * n * max(rough, _CLEAN_PX2):
         return None
     sides = 4 * max(3, math.ceil(math.pi / math.acos(1 - 0.2 / radius) / 4))
     angle = np.arange(sides) * (2 * math.pi / sides)
@@ -283,7 +295,7 @@ def _fit_circle(points: Points, price: float, rough: float) -> _Ring | None:
         corners=corners,
         evidence=0j,
         cost=squares + 5 * price,
-        stray_px=float(np.add.reduce(np.abs(away))) / len(points),
+        stray_px=math.sqrt(squares / n),
     )
 
 

@@ -110,11 +110,8 @@ def _split_by_valley(
     if n < 2:
         return None
     labels = watershed(-smooth, markers, mask=own).astype(np.int32)
-    labels = _join_crooked(_join_basins(labels, drop, smallest), drop)
+    labels = _join_crooked(_join_basins(labels, drop, smallest), drop, _far_in(own))
     return labels if labels.max() > 1 else None
-
-
-SM = 0.7
 
 
 def _join_basins(
@@ -159,8 +156,19 @@ def _join_once(
     return np.unique(group, return_inverse=True)[1][labels].astype(np.int32)
 
 
-def _join_crooked(labels: NDArray[np.int32], drop: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Join parts whose valley does not lie along a straight line: noise winds, walls do not."""
+def _far_in(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels well inside a shape; a channel that is open in places is no outside."""
+    closed = ndimage.binary_closing(own, np.ones((5, 5)))
+    return np.asarray(~ndimage.binary_dilation(~closed, iterations=_RIM_PX))
+
+
+def _join_crooked(
+    labels: NDArray[np.int32], drop: NDArray[np.float32], inner: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """Join parts whose valley is not deep along a straight line, away from the rim.
+
+    Noise winds, walls do not; and across a narrow waist the probability is low from both rims.
+    """
     deep = ndimage.maximum_filter(drop, size=3)
     joined = np.arange(int(labels.max()) + 1)
     for a, b, at in _contacts(labels):
@@ -170,8 +178,9 @@ def _join_crooked(labels: NDArray[np.int32], drop: NDArray[np.float32]) -> NDArr
         angle = 0.5 * np.arctan2(2 * (row @ col), row @ row - col @ col)
         along = row * np.cos(angle) + col * np.sin(angle)
         line = middle[:, None] + np.outer([np.cos(angle), np.sin(angle)], along)
-        depth = ndimage.map_coordinates(deep, line, order=1).mean()
-        if depth < _STRAIGHT_DROP:
+        known = inner[tuple(np.rint(line).astype(np.intp))]
+        depth = ndimage.map_coordinates(deep, line[:, known], order=1)
+        if len(depth) < _MIN_VALLEY_PX or depth.mean() < _STRAIGHT_DROP:
             joined[joined == joined[b]] = joined[a]
     return np.unique(joined, return_inverse=True)[1][labels].astype(np.int32)
 
