@@ -32,11 +32,12 @@ from tilingseg.vectorize.cleaning import (
     merge_junctions,
     prune_spurs,
 )
+from tilingseg.vectorize.coarse import CoarseMask
 from tilingseg.vectorize.gaps import join_gaps
 from tilingseg.vectorize.junctions import lead_to_border, place_junctions, straighten_ends
 from tilingseg.vectorize.lines import Line, Lines
 from tilingseg.vectorize.network import path_length, trace_network
-from tilingseg.vectorize.roads import SMALL_AREA, SMALL_HOLE, ground_pixel
+from tilingseg.vectorize.roads import ground_pixel, has_ground
 from tilingseg.vectorize.skeleton import SkeletonLimits, SkeletonPixels, skeleton_pixels
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ if TYPE_CHECKING:
     from tilingseg.vectorize.network import Network
     from tilingseg.vectorize.roads import RoadOptions
 
-SHORT = "pieces of road below the minimum length"
+SMALL_AREA = "pieces of road too small for a centreline"
+SMALL_HOLE = "holes in roads closed for centrelines"
+SHORT = "centrelines below the minimum length"
+FINEST_M = 0.3
+"""Pixel size that centrelines are sought at in finer masks, about, metres."""
+MIN_REGION_PX = 64
+"""Side of a region of such coarser pixels, at least, px."""
 MIN_LENGTH_PX = 3
 """No shorter dead end or piece is believed, whatever the pixel size."""
 AXIS_RADII = 12
@@ -71,7 +78,8 @@ def centerlines(
 
     Every feature is a LineString from one junction or dead end to the next, in pixel
     coordinates, with `width_m` (median; None: not known), `length_m` and `joined_m` (the part of
-    the length where a gap was bridged) as properties.
+    the length where a gap was bridged) as properties; in `_px` where there is no ground. Lines of
+    masks much finer than 0.3 m are sought in larger pixels.
 
     Args:
         mask: class mask of the whole scene; nodata is not road.
@@ -79,15 +87,29 @@ def centerlines(
         options: what counts as a road.
         left_out: counts, by what and why, of what was dropped; filled while features are drawn.
     """
-    scale = _Scale.of(mask, options)
     counts = Counter[str]() if left_out is None else left_out
+    factor, region_px = 1, options.region_px
+    if has_ground(mask.georef):
+        factor = max(1, int(FINEST_M / max(ground_pixel(mask.georef)) + 0.01))
+    if factor > 1:
+        mask = CoarseMask(mask, value, factor)
+        region_px = max(region_px // factor, MIN_REGION_PX)
+    scale = _Scale.of(mask, options, factor)
     name = mask.classes[value - 1]
+    for line in _lines(mask, value, region_px, scale, counts):
+        yield _feature(line, name, scale)
+
+
+def _lines(
+    mask: MaskReader, value: int, region_px: int, scale: _Scale, counts: Counter[str]
+) -> Iterator[Line]:
+    """Yield clean lines, strip by strip; they are not smoothed yet."""
     lines = Lines()
     pixels: list[SkeletonPixels] = []
     done = 0
-    for row in range(0, mask.height, options.region_px):
-        row_stop = min(row + options.region_px, mask.height)
-        for core in _cores(row, row_stop, mask.width, options.region_px):
+    for row in range(0, mask.height, region_px):
+        row_stop = min(row + region_px, mask.height)
+        for core in _cores(row, row_stop, mask.width, region_px):
             pixels.append(skeleton_pixels(mask, value, core, scale.limits))
             counts[SMALL_AREA] += pixels[-1].n_specks
             counts[SMALL_HOLE] += pixels[-1].n_holes
@@ -97,14 +119,12 @@ def centerlines(
             continue
         pixels = [_rows_from(_together(pixels), done - scale.context_px)]
         cut_rows = (max(done - scale.context_px, 0) or -1, -1 if last else row_stop - 1)
-        network = _clean_network(pixels[0], mask, options, scale, cut_rows)
+        network = _clean_network(pixels[0], mask, scale, cut_rows)
         top_m, bottom_m = done * scale.pixel_m[1], math.inf if last else stop * scale.pixel_m[1]
         counts[SHORT] += _count_between(network.dots[:, 1], top_m, bottom_m)
-        for line in lines.advance(network, top_m if done else -math.inf, bottom_m):
-            yield _feature(line, name, scale)
+        yield from lines.advance(network, top_m if done else -math.inf, bottom_m)
         done = stop
-    for line in lines.rest():
-        yield _feature(line, name, scale)
+    yield from lines.rest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +134,11 @@ class _Scale:
     pixel_m: tuple[float, float]
     step_m: float
     """Size of a pixel, mean of both sides, metres."""
+    factor: int
+    """Pixels of the scene along the side of one that is looked at."""
+    unit: str
+    """What stands for a metre in names: `m`, or `px` where there is no ground."""
+    max_gap_m: float
     min_spur_m: float
     min_length_m: float
     simplify_m: float
@@ -122,7 +147,7 @@ class _Scale:
     """Rows above and below a strip that its lines may depend on, px."""
 
     @classmethod
-    def of(cls, mask: MaskReader, options: RoadOptions) -> _Scale:
+    def of(cls, mask: MaskReader, options: RoadOptions, factor: int) -> _Scale:
         pixel_m = ground_pixel(mask.georef)
         step_m, area_m2 = sum(pixel_m) / 2, pixel_m[0] * pixel_m[1]
         min_spur_m = max(options.min_spur_m, MIN_LENGTH_PX * step_m)
@@ -134,6 +159,9 @@ class _Scale:
         return cls(
             pixel_m=pixel_m,
             step_m=step_m,
+            factor=factor,
+            unit="m" if has_ground(mask.georef) else "px",
+            max_gap_m=options.max_gap_m,
             min_spur_m=min_spur_m,
             min_length_m=min_length_m,
             simplify_m=step_m / 2 if options.simplify_m is None else options.simplify_m,
@@ -182,7 +210,6 @@ def _rows_from(pixels: SkeletonPixels, row: int) -> SkeletonPixels:
 def _clean_network(
     pixels: SkeletonPixels,
     mask: MaskReader,
-    options: RoadOptions,
     scale: _Scale,
     cut_rows: tuple[int, ...],
 ) -> Network:
@@ -192,8 +219,8 @@ def _clean_network(
     prune_spurs(network, MIN_LENGTH_PX * scale.step_m)
     merge_junctions(network)
     straighten_ends(network, scale.step_m)
-    if options.max_gap_m > 0:
-        join_gaps(network, options.max_gap_m, scale.min_spur_m, scale.step_m)
+    if scale.max_gap_m > 0:
+        join_gaps(network, scale.max_gap_m, scale.min_spur_m, scale.step_m)
     prune_spurs(network, scale.min_spur_m)
     merge_junctions(network)
     drop_short_pieces(network, scale.min_length_m)
@@ -224,12 +251,12 @@ def _feature(line: Line, name: str, scale: _Scale) -> Feature:
     bridged = np.isnan(radii[1:]) | np.isnan(radii[:-1])
     return Feature(
         class_name=name,
-        geometry=LineString(np.round(path / scale.pixel_m, DECIMALS)),
+        geometry=LineString(np.round(path / scale.pixel_m * scale.factor, DECIMALS)),
         confidence=float(sure.mean()) if sure.size else None,
         properties=(
-            ("width_m", round(2 * radius_m, 2) if known.size else None),
-            ("length_m", round(path_length(path), 2)),
-            ("joined_m", round(float(steps[bridged].sum()), 2)),
+            (f"width_{scale.unit}", round(2 * radius_m, 2) if known.size else None),
+            (f"length_{scale.unit}", round(path_length(path), 2)),
+            (f"joined_{scale.unit}", round(float(steps[bridged].sum()), 2)),
         ),
     )
 

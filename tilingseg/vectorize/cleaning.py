@@ -29,6 +29,8 @@ SAME_CROSSING = 2.4
 roads cross at a flat angle, 20° and more."""
 SWOLLEN = 1.3
 """How much wider counts as much wider; a side road at a right angle makes it 1.1."""
+ARM_POINTS = 64
+"""Points of a road next to a junction that tell its width; more would look without bounds."""
 
 
 def prune_spurs(network: Network, min_spur_m: float) -> None:
@@ -130,7 +132,7 @@ def _is_inside(network: Network, number: int, edge: Edge) -> bool:
 def _arm_radius(network: Network, node: int, besides: int) -> float:
     """Return half the width of the widest road at a node, one edge left out, metres."""
     arms = [edge.radii for number, edge in network.leaving(node) if number != besides]
-    return max(float(np.median(radii)) for radii in arms) if arms else 0.0
+    return max(float(np.median(radii[:ARM_POINTS])) for radii in arms) if arms else 0.0
 
 
 def _unite(network: Network, members: list[int], places: dict[int, NDArray[np.float64]]) -> None:

@@ -192,7 +192,7 @@ def _node_near(edge: Edge, index: int) -> int | None:
     from_stop_m = path_length(edge.points[index:])
     if min(from_start_m, from_stop_m) > near_m:
         return None
-    return edge.start if from_start_m <= from_stop_m else edge.stop
+    return min((from_start_m, edge.start), (from_stop_m, edge.stop))[1]
 
 
 def _cut(network: Network, number: int, cuts: dict[int, int]) -> None:

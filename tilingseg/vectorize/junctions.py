@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilingseg.vectorize.network import DIGITS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -90,7 +92,7 @@ def _meeting(
     det = a * d - b * b
     move = np.array([(d * right_x - b * right_y) / det, (a * right_y - b * right_x) / det])
     far_m = math.hypot(*move)
-    return place + move * min(1.0, reach_m / far_m if far_m > 0 else 1.0)
+    return np.round(place + move * min(1.0, reach_m / far_m if far_m > 0 else 1.0), DIGITS)
 
 
 def straighten_ends(network: Network, step_m: float) -> None:
@@ -110,7 +112,7 @@ def straighten_ends(network: Network, step_m: float) -> None:
             continue
         centre, towards = axis
         ahead_m = float(((network.places[node] - centre) * towards).sum())
-        place = centre + towards * ahead_m
+        place = np.round(centre + towards * ahead_m, DIGITS)
         far_m = np.sqrt(((edge.points - place) ** 2).sum(axis=1))
         first = int(np.argmax(far_m > radius_m))
         network.places[node] = place
@@ -139,13 +141,15 @@ def lead_to_border(network: Network, size_m: tuple[float, float], step_m: float)
         axis = axis_of(edge, 0.0, max(4 * radius_m, 6 * step_m))
         if axis is None:
             continue
-        place, towards = network.places[node], axis[1]
+        towards = axis[1]
+        place = network.places[node]
         for side in (0, 1):
             gap_m = size_m[side] - place[side] if towards[side] > 0 else place[side]
             if abs(towards[side]) > 0.5 and gap_m <= BORDER_OF_RADIUS * radius_m + 2 * step_m:
                 place = place + towards * (gap_m / abs(towards[side]))
                 break
-        network.places[node] = np.clip(place, 0.0, size_m)
+        inside: NDArray[np.float64] = np.clip(place, 0.0, size_m)
+        network.places[node] = np.round(inside, DIGITS)
 
 
 def end_radius(edge: Edge, step_m: float) -> float:
@@ -157,9 +161,33 @@ def end_radius(edge: Edge, step_m: float) -> float:
     return float(np.median(known[: 4 + 4 * int(known[:8].max() / step_m)]))
 
 
-def edge_path(network: Network, edge: Edge) -> Edge:
+def edge_paths(network: Network) -> list[Edge]:
+    """Return all edges from node to node, without the points that their junctions cover.
+
+    Where nothing is left between two nodes but a straight line, there is one of it, and none where
+    a loop has no inside left.
+    """
+    paths: list[Edge] = []
+    straight: dict[tuple[int, int], Edge] = {}
+    for edge in network.edges.values():
+        path = _edge_path(network, edge)
+        if len(path.points) > 3 or (len(path.points) == 3 and path.start != path.stop):
+            paths.append(path)
+        elif path.start != path.stop:
+            ends = min(path.start, path.stop), max(path.start, path.stop)
+            straight[ends] = max(path, straight.get(ends, path), key=_knowledge)
+    return paths + list(straight.values())
+
+
+def _knowledge(path: Edge) -> tuple[float, ...]:
+    """Rank a path: a road before a bridged gap, a wide one before a narrow one."""
+    return tuple(sorted(np.nan_to_num(np.concatenate([path.radii, path.probabilities])).tolist()))
+
+
+def _edge_path(network: Network, edge: Edge) -> Edge:
     """Return the edge from node to node, without the points that its junctions cover."""
-    first, last = 0, len(edge.points)
+    # The pixel at the end belongs to all edges of its node; what is left belongs to one edge alone.
+    first, last = 1, len(edge.points) - 1
     start, stop = network.places[edge.start], network.places[edge.stop]
     first_m, last_m = (network.reach.get(node, 0.0) for node in (edge.start, edge.stop))
     while first < last and _distance(edge.points[first], start) <= first_m:

@@ -1,8 +1,8 @@
 """Cut lines where a strip of the scene ends, and join them again when the next strip is known.
 
-A strip keeps the points of its own rows alone. Where a line crosses its border, the last point
-inside and the first outside name the joint; the neighbouring strip finds the same two points and
-so the same name. Lines come out once both of their ends are known, turned to a direction that
+A strip keeps the points of its own rows alone. Where a line crosses its border, the last points
+inside and the first outside name the joint; the neighbouring strip finds the same points and so
+the same name. Lines come out once both of their ends are known, turned to a direction that
 depends on their points alone.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilingseg.vectorize.junctions import edge_path
+from tilingseg.vectorize.junctions import edge_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from tilingseg.vectorize.network import Network
 
-Joint = tuple[tuple[float, float], tuple[float, float]]
-"""The two points on both sides of a strip's border, in order."""
+Joint = tuple[tuple[float, float], ...]
+"""Up to two points on each side of a strip's border, in the order in which they come first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,9 +59,8 @@ class Lines:
             top_m: upper border of the strip, metres from the top of the scene.
             bottom_m: its lower border, metres; must be the next strip's `top_m`.
         """
-        for edge in network.edges.values():
-            path = edge_path(network, edge)
-            free_ring = edge.start == edge.stop and network.degree(edge.start) == 2
+        for path in edge_paths(network):
+            free_ring = path.start == path.stop and network.degree(path.start) == 2
             values = np.column_stack([path.points, path.radii, path.probabilities])
             for part in _parts(values, top_m, bottom_m, ring=free_ring):
                 ended = self._take(part)
@@ -80,15 +79,16 @@ class Lines:
             before = self._open.pop(part.first)
             before = before if before.last == part.first else before.reversed()
             part = _joined(before, part)
-        if part.last is not None and part.last in self._open:
+        closes = part.first is not None and part.first == part.last
+        if part.last is not None and not closes and part.last in self._open:
             after = self._open.pop(part.last)
-            if after is not part:
-                after = after if after.first == part.last else after.reversed()
-                part = _joined(part, after)
+            after = after if after.first == part.last else after.reversed()
+            part = _joined(part, after)
         return self._kept(part)
 
     def _kept(self, part: Line) -> Line | None:
         if part.first is not None and part.first == part.last:
+            self._open.pop(part.first, None)
             closed = np.concatenate([part.values, part.values[:1]])
             return Line(values=closed, ring=True)
         for joint in (part.first, part.last):
@@ -118,15 +118,19 @@ def _parts(
     for start, stop in change.reshape(-1, 2):
         yield Line(
             values=values[start:stop],
-            first=_joint(values, start) if start > 0 else None,
-            last=_joint(values, stop) if stop < len(values) else None,
+            first=_joint(values, start, ring=ring) if start > 0 else None,
+            last=_joint(values, stop, ring=ring) if stop < len(values) else None,
         )
 
 
-def _joint(values: NDArray[np.float64], index: int) -> Joint:
+def _joint(values: NDArray[np.float64], index: int, *, ring: bool) -> Joint:
     """Name the border between the points before and at `index`."""
-    first, second = sorted(tuple(map(float, values[i, :2])) for i in (index - 1, index))
-    return (first[0], first[1]), (second[0], second[1])
+    if ring:
+        near = values[np.arange(index - 2, index + 2) % (len(values) - 1), :2].tolist()
+    else:
+        near = values[max(index - 2, 0) : index + 2, :2].tolist()
+    forth = tuple((x, y) for x, y in near)
+    return min(forth, forth[::-1])
 
 
 def _turned(line: Line) -> Line:

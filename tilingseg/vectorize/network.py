@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from tilingseg.vectorize.skeleton import SkeletonPixels
 
 
+DIGITS = 6
+"""Decimals of lengths and places, metres: sums that differ in their order alone are equal."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Edge:
     """A stretch of road between two nodes."""
@@ -50,12 +54,14 @@ class Edge:
 
     def reversed(self) -> Edge:
         """Return the edge seen from its other end."""
+        # Copies, because numpy adds up a reversed view in the order of memory: the last digit of a
+        # sum would tell in which direction an edge was traced.
         return Edge(
             start=self.stop,
             stop=self.start,
-            points=self.points[::-1],
-            radii=self.radii[::-1],
-            probabilities=self.probabilities[::-1],
+            points=self.points[::-1].copy(),
+            radii=self.radii[::-1].copy(),
+            probabilities=self.probabilities[::-1].copy(),
         )
 
 
@@ -254,6 +260,6 @@ def _chained(first: Edge, second: Edge) -> Edge:
 
 
 def path_length(points: NDArray[np.float64]) -> float:
-    """Return the length of a path (n, 2), in its own unit."""
+    """Return the length of a path (n, 2), in its own unit, alike from both of its ends."""
     steps = points[1:] - points[:-1]
-    return float(np.sqrt(steps[:, 0] ** 2 + steps[:, 1] ** 2).sum())
+    return round(float(np.sqrt(steps[:, 0] ** 2 + steps[:, 1] ** 2).sum()), DIGITS)

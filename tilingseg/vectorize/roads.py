@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from tilingseg.records import Georef, MaskReader, Shape
 
-SMALL_AREA = "pieces of road below the minimum area"
-SMALL_HOLE = "holes in roads below the minimum area, filled"
+SMALL_AREA = "road polygons below the minimum area"
+SMALL_HOLE = "holes in road polygons below the minimum area"
+MICROSCOPIC_M = 1e-4
+"""Pixels up to this size were seen through a microscope, metres."""
 OUTLINE_SIGMAS_PX = (2.0, 1.0)
 """Smoothing of outlines, px: the first that leaves a polygon valid is used, or else none."""
 
@@ -72,9 +74,14 @@ class RoadOptions:
             raise VectorizeError(f"region_px is {self.region_px}; give 16 or more")
 
 
+def has_ground(georef: Georef) -> bool:
+    """Tell whether the pixels have a size on the ground; those of a microscope have none."""
+    return georef.pixel_m is not None and max(georef.pixel_m) > MICROSCOPIC_M
+
+
 def ground_pixel(georef: Georef) -> tuple[float, float]:
-    """Return the steps along a row and a column, metres; (1, 1) where they are not known."""
-    return (1.0, 1.0) if georef.pixel_m is None else georef.pixel_m
+    """Return the steps along a row and a column, metres; (1, 1) where there is no ground."""
+    return georef.pixel_m if georef.pixel_m is not None and has_ground(georef) else (1.0, 1.0)
 
 
 def road_polygons(
