@@ -64,6 +64,7 @@ def make_recipe(**schedule):
         network=UNetOptions(features=(4, 8), dropout=0.2),
         loss=LossOptions(),
         augment=AugmentOptions(scale=(0.9, 1.1)),
+        notes=("Finds squares.",),
     )
 
 
@@ -89,6 +90,7 @@ def test_training_learns_what_is_plain_to_see(data, tmp_path):
     assert loaded.spec.thresholds == (float(row["threshold building"]),)
     assert loaded.spec.notes == (
         f"IoU of building on held-out squares: {float(row['iou building squares']):.3f}",
+        "Finds squares.",
     )
     assert {p.name for p in (tmp_path / "out").iterdir()} == {CHECKPOINT, LOG, path.name}
 

@@ -267,7 +267,7 @@ def _finish(
     module = build_network(spec)
     module.load_state_dict(averaged)
     path = out / f"{recipe.name}.safetensors"
-    final = dataclasses.replace(spec, thresholds=thresholds, notes=notes)
+    final = dataclasses.replace(spec, thresholds=thresholds, notes=(*notes, *recipe.notes))
     save_model(path, module, final, half=True)
     return path
 

@@ -124,6 +124,8 @@ class TrainingRecipe:
     """What is minimised."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     """How training windows are varied."""
+    notes: tuple[str, ...] = ()
+    """What a user of the model should know; its spec gets them after the measured scores."""
     seed: int = 0
     """Decides the first weights, the windows and their variation."""
 
