@@ -5,9 +5,9 @@ regions the work is cut into; the same plan gives the same bits in one process o
 `describe_changes` names what differs between the plan of an interrupted run and the one asked for
 now. Free of torch, rasterio and Zarr.
 
-Tile size. Every inferred pixel costs the same, so the planner takes the tile that needs the fewest
-pixels for this scene, halos and borders included, within the memory budget. Exact stitching reads
-2H more than it writes along each axis: large tiles make that cheap.
+Tile size. The planner takes the tile that costs least for this scene, halos and borders included,
+within the memory budget. Exact stitching reads 2H more than it writes along each axis: large tiles
+make that cheap, and so do networks that need the halo for a share of their work only.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CHUNK_PX = 1024
 """Side that a store chunk is rounded to, px."""
 PROCESS_BYTES = 600_000_000
 """Python with torch and GDAL and its block cache, measured, bytes."""
-FORWARD_FACTOR = 3.0
+FORWARD_FACTOR = 2.7
 """Peak memory of a forward pass over its activations alone, measured: kernels borrow, and the
 allocator keeps what it has freed."""
 MAX_BATCH = 8
 """Tiles in one forward pass beyond which nothing is gained."""
-CORE_SIZES_PX = range(512, 3073, 256)
+CORE_SIZES_PX = range(256, 3073, 128)
 """Tile cores that the planner compares for exact stitching, px."""
 
 
@@ -54,7 +54,7 @@ class TilingOptions:
     """How overlaps become one result; `auto`: exact where the network allows it."""
     batch_size: int | None = None
     """Tiles in one forward pass."""
-    memory_bytes: int = 400_000_000
+    memory_bytes: int = 500_000_000
     """What one forward pass may use, bytes."""
     region_px: int | None = None
     """Side that a region is rounded to, px: the unit of work on a cluster and of resuming."""
@@ -317,7 +317,7 @@ def _grid(scene: Scene, geometry: Geometry, size: int, overlap: int) -> TileGrid
 
 
 def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, overlap: int) -> int:
-    """Return the tile size that infers the fewest pixels within the memory, px."""
+    """Return the tile size that costs least within the memory, px."""
     multiple = geometry.multiple_px
     costs = []
     for core in CORE_SIZES_PX:
@@ -325,7 +325,9 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
         grid = _grid(scene, geometry, size, overlap)
         height, width = grid.tile_shape
         too_large = _forward_bytes(grid, geometry) > options.memory_bytes
-        costs.append((too_large, len(grid) * height * width, size))
+        whole, used = height * width, min(core, height) * min(core, width)
+        work = whole + geometry.core_share * (used - whole)
+        costs.append((too_large, len(grid) * work, size))
     if all(too_large for too_large, _, _ in costs):
         return min(size for _, _, size in costs)
     return min(costs)[2]
