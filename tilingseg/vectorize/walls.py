@@ -29,8 +29,10 @@ FREE = 8
 
 _RELATIVE_PRICE = np.array([1, 1.8, 1, 1.8, 1, 1.8, 1, 1.8, 2.35])
 """Price of each kind of wall in terms of one along the main frame."""
+_MAX_EDGES = 512
+"""Longest edges that decide on the main direction."""
 _MAX_BREAKS = 160
-"""Break candidates treated at once; longer rings are cut at long walls, to stay linear."""
+"""Most break candidates that one wall may run over: the work stays linear in the outline."""
 
 _NEAR = np.arange(-8, 9)
 _ANGLES = np.arange(8) * (np.pi / 4)
@@ -65,6 +67,9 @@ def main_direction(corners: Points) -> float:
     edges = np.roll(corners, -1, axis=0) - corners
     # A direction measured over a length is certain in proportion to it: squares are the weights.
     weight = (edges * edges).sum(1)
+    if len(edges) > _MAX_EDGES:  # every edge is compared with every other one
+        longest = np.argsort(-weight, kind="stable")[:_MAX_EDGES]
+        edges, weight = edges[longest], weight[longest]
     angle = np.arctan2(edges[:, 1], edges[:, 0])
     difference = np.abs((angle[:, None] - angle + np.pi / 4) % (np.pi / 2) - np.pi / 4)
     closeness = np.maximum(0.0, 1 - (difference / np.radians(12)) ** 2)
@@ -133,22 +138,32 @@ def partition(
 def _squared_distances(
     points: Points, sums: NDArray[np.float64], knots: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Return float64 (m, m, 9): cost [j, i, kind] of one wall from knot i to knot j, px²."""
+    """Return the cost of every wall that may be, px².
+
+    Returns:
+        float64 (m, w, 9): [j, k, kind] for a wall from knot j − w + k to knot j; infinite where
+        that knot is before the first. w is at most `_MAX_BREAKS`, which keeps it linear.
+    """
+    m = len(knots)
+    reach = min(m - 1, _MAX_BREAKS)
+    first = np.arange(m)[:, None] - reach + np.arange(reach)
+    start = np.maximum(first, 0)
     at = sums[:, knots]
-    n, sx, sy, sxx, syy, sxy = at[:, :, None] - at[:, None, :]
+    n, sx, sy, sxx, syy, sxy = at[:, :, None] - at[:, start]
     n = np.maximum(n, 1)
     mx, my = sx / n, sy / n
     sxx, syy, sxy = sxx - sx * mx, syy - sy * my, sxy - sx * my
     half, skew = (sxx + syy) / 2, (sxx - syy) / 2
-    result = np.empty((len(knots), len(knots), 9))
+    result = np.empty((m, reach, 9))
     for kind, variance in enumerate((syy, half - sxy, sxx, half + sxy)):
         result[:, :, kind] = result[:, :, kind + 4] = variance
     corners = points[knots % len(points)]
-    chord = corners[:, None, :] - corners
-    length = np.sqrt(np.einsum("jic,jic->ji", chord, chord))
+    chord = corners[:, None, :] - corners[start]
+    length = np.sqrt(np.einsum("jkc,jkc->jk", chord, chord))
     backward = chord @ _DIRECTIONS <= 0.6 * length[:, :, None]
     result[:, :, :8][backward] = np.inf
     result[:, :, FREE] = half - np.sqrt(skew * skew + sxy * sxy)
+    result[first < 0] = np.inf
     return result
 
 
@@ -156,13 +171,14 @@ def _cheapest_path(
     squares: NDArray[np.float64], anchor: int, price: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.intp], NDArray[np.intp]] | None:
     """Return the cost, the end knot of every wall and its kind; None where there is no path."""
-    m = len(squares)
+    m, reach = squares.shape[:2]
     arrive = np.full((m, 9), np.inf)
     depart = np.full((m, 9), np.inf)
     depart[0, anchor] = 0.0
     least = np.minimum.reduce
     for j in range(1, m):
-        arrive[j] = least(squares[j, :j] + depart[:j])
+        low = max(0, j - reach)
+        arrive[j] = least(squares[j, low - j :] + depart[low:j])
         depart[j] = least(arrive[j] + _BARRED, axis=1) + price
     cost = arrive[m - 1, anchor]
     if not np.isfinite(cost):
@@ -172,7 +188,8 @@ def _cheapest_path(
     while j > 0:
         ends.append(j)
         kinds.append(kind)
-        j = int((squares[j, :j, kind] + depart[:j, kind]).argmin())
+        low = max(0, j - reach)
+        j = low + int((squares[j, low - j :, kind] + depart[low:j, kind]).argmin())
         kind = int((arrive[j] + _BARRED[kind]).argmin())
     return float(cost), np.array(ends[::-1]), np.array(kinds[::-1])
 
