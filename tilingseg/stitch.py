@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHT_FLOOR = 1e-6
 """Smallest window value before the division: no pixel may depend on 0 / 0."""
+STRIP_ROWS = 64
+"""Rows that are turned into classes at once on a processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -206,15 +208,24 @@ class _Band:
         if count <= 0:
             return
         core, valid, total = self._core, self._valid[:count], self._total[:, :count]
-        mask = self._decision.classify(total).cpu().numpy()
-        mask[~valid] = NODATA
-        probability = (total * 255 + 0.5).clamp(0, 255).to(torch.uint8).cpu().numpy()
-        probability[:, ~valid] = 0
+        mask = np.empty((count, core.width), dtype=np.uint8)
+        probability = np.empty((len(total), count, core.width), dtype=np.uint8)
+        # On a processor, a few rows at a time stay in its cache, and what is between takes no room.
+        step = STRIP_ROWS if total.device.type == "cpu" else count
+        for top in range(0, count, step):
+            strip = total[:, top : top + step]
+            mask[top : top + step] = self._decision.classify(strip).cpu().numpy()
+            scaled = (strip * 255).add_(0.5).clamp_(0, 255)
+            probability[:, top : top + step] = scaled.to(torch.uint8).cpu().numpy()
+        n_valid = int(np.count_nonzero(valid))
+        if n_valid < valid.size:
+            mask[~valid] = NODATA
+            probability[:, ~valid] = 0
         yield StitchedRows(
             window=Window(row=self._top, col=core.col, height=count, width=core.width),
             mask=mask,
             probability=probability,
-            n_valid=int(valid.sum()),
+            n_valid=n_valid,
         )
         self._top += count
         self._valid, self._total = self._valid[count:], self._total[:, count:]
