@@ -36,7 +36,7 @@ MAY_IMPORT = {
         *("area", "errors", "infer", "job", "outputs", "readers", "records", "scaling"),
         *("stitch", "store"),
     },
-    "cluster": {"atomic", "errors", "flow", "job", "outputs", "store"},
+    "cluster": {"atomic", "errors", "flow", "infer", "job", "outputs", "store"},
     "cli": {"cluster", "errors", "flow", "job", "model", "outputs", "plan", "readers", "vectorize"},
     "__main__": {"cli"},
 }

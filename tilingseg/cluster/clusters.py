@@ -42,6 +42,8 @@ def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Client]
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIG))
+        # what becomes of scheduler and workers is the foreman's to tell, in one line
+        stack.enter_context(_hushed("distributed"))
         try:
             cluster = _cluster(recipe)
             if not isinstance(cluster, str):
@@ -53,8 +55,6 @@ def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Client]
             raise ClusterError(
                 f"cluster {recipe.kind}: {reason}; see that it runs and can be reached from here"
             ) from error
-        # the end of a worker is the foreman's to tell, in one line
-        stack.enter_context(_hushed("distributed"))
         yield client
 
 
@@ -67,8 +67,8 @@ def _cluster(recipe: ClusterRecipe) -> Any:
             n_workers=recipe.workers,
             threads_per_worker=1,
             memory_limit=recipe.memory or "auto",
-            dashboard_address=None,
-            worker_dashboard_address=None,
+            scheduler_kwargs={"dashboard": False},
+            dashboard=False,
             local_directory=recipe.scratch_dir,
             silence_logs=logging.CRITICAL,
             env={"OMP_NUM_THREADS": str(recipe.threads)},
@@ -98,7 +98,7 @@ def _queued(recipe: ClusterRecipe) -> Any:
         "job_script_prologue": [f"export OMP_NUM_THREADS={recipe.threads}", *recipe.prologue],
         # of two values Dask's command line takes the last: one region at a time
         "worker_extra_args": ["--nthreads", "1"],
-        "scheduler_options": {"dashboard_address": None},
+        "scheduler_options": {"dashboard": False},
     }
     if recipe.kind in ("lsf", "sge"):
         wishes["project"] = wishes.pop("account")
@@ -114,10 +114,14 @@ def _queued(recipe: ClusterRecipe) -> Any:
 
 @contextlib.contextmanager
 def _hushed(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep a package's loggers quiet; each of them may have a level of its own."""
+    known = [name, *(key for key in logging.root.manager.loggerDict if key.startswith(f"{name}."))]
+    loggers = [logging.getLogger(key) for key in known]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

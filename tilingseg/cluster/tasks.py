@@ -13,6 +13,7 @@ Knows nothing of Dask: the foreman decides where these functions run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -20,21 +21,25 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tilingseg.cluster.manifest import absolute
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.flow import open_store, run_region
+from tilingseg.infer import freed_memory_kept
 from tilingseg.job import load_once, prepare
 from tilingseg.outputs import OutputFolder, finish, publish, read_report
 from tilingseg.store import WorkStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tilingseg.infer import Engine
     from tilingseg.job import Job, RunOptions
     from tilingseg.records import RunReport
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 MAX_OPEN = 4
 """Scenes that a worker keeps open: those that its next regions may come from."""
@@ -132,6 +137,21 @@ def warm_up(options: RunOptions) -> None:
         load_once(options)
 
 
+def _plainly(task: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let errors leave a task without those that caused them, not all of which can be pickled."""
+
+    @functools.wraps(task)
+    def plain(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return task(*args, **kwargs)
+        except TilingSegError as error:
+            told = type(error)(str(error))
+        raise told
+
+    return plain
+
+
+@_plainly
 def open_scene_job(scene: SceneJob) -> Opened | RunReport:
     """Plan a scene and open its work store, or make one.
 
@@ -160,6 +180,7 @@ def open_scene_job(scene: SceneJob) -> Opened | RunReport:
         job.reader.close()
 
 
+@_plainly
 def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
     """Infer and store one region, unless it is complete.
 
@@ -171,9 +192,11 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
         return
     pool = _BENCH.pool(scene.options.workers)
     region = desk.job.plan.region(index)
-    run_region(desk.job, desk.store, region, desk.engine, pool, threading.Event())
+    with freed_memory_kept():
+        run_region(desk.job, desk.store, region, desk.engine, pool, threading.Event())
 
 
+@_plainly
 def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
     """Write the outputs of a scene whose regions are complete.
 

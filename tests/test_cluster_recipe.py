@@ -1,0 +1,48 @@
+import pytest
+
+from tilingseg.cluster.recipe import ClusterRecipe, read_cluster
+from tilingseg.errors import PlanError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "cluster.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_recipe_is_read_with_all_its_keys(tmp_path):
+    text = 'kind = "slurm"\nworkers = 40\nqueue = "gpu"\ndirectives = ["--gres=gpu:1"]\n'
+    recipe = read_cluster(write(tmp_path, text))
+    assert recipe == ClusterRecipe(
+        kind="slurm", workers=40, queue="gpu", directives=("--gres=gpu:1",)
+    )
+
+
+def test_a_kind_or_an_address_is_a_recipe_too():
+    assert read_cluster("local", 3) == ClusterRecipe(kind="local", workers=3)
+    assert read_cluster("tcp://host:8786").is_running
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('kind = "slurm"\nwall_time = "1:00"', "unknown key 'wall_time'; known: kind, workers"),
+        ("workers = 2", "the key 'kind' is missing"),
+        ('kind = "slurm"\nworkers = "2"', "workers is '2', must be a whole number"),
+        ('kind = "slurm"\nworkers = true', "workers is True, must be a whole number"),
+        ('kind = "slurm"\nqueue = 2', "queue is 2, must be a text"),
+        ('kind = "slurm"\nprologue = "x"', "prologue is 'x', must be a list of texts"),
+        ('kind = "cloud"', "cluster 'cloud' is none of local, slurm"),
+        ('kind = "slurm"\nworkers = 0', "workers must be 1 or more, got 0"),
+        ('kind = "slurm"\nleast_workers = 3', "least_workers must be 0 to 2, got 3"),
+        ("kind = slurm", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, words):
+    with pytest.raises(PlanError, match=words):
+        read_cluster(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(PlanError, match="cannot be read: No such file"):
+        read_cluster(str(tmp_path / "none.toml"))
