@@ -11,7 +11,7 @@ from tests.servers import file_server
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
 from tilingseg.readers import open_scene
-from tilingseg.readers.gdal_access import gdal_settings, locate_target
+from tilingseg.readers.gdal_access import fit_cache, gdal_settings, locate_target
 
 
 @pytest.fixture
@@ -170,3 +170,34 @@ def test_defaults_are_replaced_where_asked():
             assert config("GDAL_HTTP_MAX_RETRY") in ("1", 1)
         with gdal_settings(target):
             assert config("GDAL_HTTP_MAX_RETRY") in ("6", 6)
+
+
+@pytest.mark.parametrize(
+    ("size", "profile", "expected"),
+    [
+        ((900, 1000), {"tiled": True}, 64_000_000),
+        # what tiles share: 2048 + 256 rows of 8192 + 256 columns
+        ((20_000, 30_000), {"tiled": True}, 2304 * 8448 * 4),
+        # whole strips, until there is no more
+        ((20_000, 40_000), {"tiled": False}, 256_000_000),
+    ],
+)
+def test_the_block_cache_holds_what_tiles_share(tmp_path, size, profile, expected):
+    height, width = size
+    path = tmp_path / "sparse.tif"
+    where = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+    settings = {"driver": "GTiff", "count": 2, "dtype": "uint16", "SPARSE_OK": True}
+    with rasterio.open(
+        path, "w", height=height, width=width, transform=where, **settings, **profile
+    ):
+        pass
+    target = locate_target(str(path))
+    with rasterio.open(path) as dataset:
+        fitted = fit_cache(target, dataset)
+    assert dict(fitted.settings)["GDAL_CACHEMAX"] == expected
+
+
+def test_a_cache_size_of_the_user_stays(tmp_path):
+    with kept_cache_size(), rasterio.Env(GDAL_CACHEMAX=80_000_000):
+        target = locate_target("scene.tif")
+    assert fit_cache(target, None) is target

@@ -12,10 +12,11 @@ import re
 import threading
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import rasterio
 import rasterio.env
 from rasterio._err import CPLE_BaseError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _LOCAL_SETTINGS: tuple[tuple[str, Any], ...] = (
     # Bytes, and an int: rasterio hands this one to GDAL for the whole process. Holds a row of
     # 512-pixel blocks of a scene 100,000 px wide; GDAL's own default is 5 % of the machine.
+    # `fit_cache` takes less where less will do.
     ("GDAL_CACHEMAX", 256_000_000),
     # Handles of different threads must not meet in one source file of a mosaic.
     ("VRT_SHARED_SOURCE", "0"),
@@ -62,6 +64,11 @@ _FILE_SYSTEMS = {
     "gs": "/vsigs/",
     "az": "/vsiaz/",
 }
+
+_LEAST_CACHE_BYTES = 64_000_000
+_READ_ROWS_PX, _READ_COLS_PX = 2048, 8192
+"""Source pixels within which windows of a run overlap: a row of tiles, as wide as a region, twice
+as far where the scene is resampled."""
 
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 """What rasterio raises when GDAL fails: some calls translate GDAL's own exceptions, some do not."""
@@ -108,6 +115,27 @@ def locate_target(uri: str) -> GdalTarget:
         is_remote=is_remote,
         settings=tuple(sorted(settings.items())),
     )
+
+
+def fit_cache(target: GdalTarget, dataset: Any) -> GdalTarget:
+    """Let GDAL's block cache hold what neighbouring tiles share, and not whole scenes.
+
+    Args:
+        target: the scene; a cache size that the user has set is kept.
+        dataset: the same, open.
+    """
+    default = dict(_LOCAL_SETTINGS)["GDAL_CACHEMAX"]
+    settings = dict(target.settings)
+    if settings.get("GDAL_CACHEMAX") != default:
+        return target
+    block_rows, block_cols = dataset.block_shapes[0]
+    rows = min(dataset.height, _READ_ROWS_PX + block_rows)
+    # A strip is decoded whole, however little of it is wanted.
+    cols = min(dataset.width, _READ_COLS_PX + block_cols)
+    pixel_bytes = sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+    needed = max(_LEAST_CACHE_BYTES, rows * cols * pixel_bytes)
+    settings["GDAL_CACHEMAX"] = min(default, needed)
+    return replace(target, settings=tuple(sorted(settings.items())))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from rasterio.windows import Window as RasterioWindow
 from tilingseg.errors import SceneError
 from tilingseg.readers.gdal_access import (
     GDAL_ERRORS,
+    fit_cache,
     gdal_settings,
     locate_target,
     open_dataset,
@@ -154,7 +155,8 @@ def open_gdal(uri: str, options: ReadOptions) -> GdalSource:
     handle = _Handle(target)
     try:
         with gdal_settings(target):
-            return GdalSource(describe(handle.dataset, target, options))
+            fitted = fit_cache(target, handle.stored)
+            return GdalSource(describe(handle.dataset, fitted, options))
     except GDAL_ERRORS as error:
         raise SceneError(f"{uri} cannot be opened: {reason_of(error)}") from error
     finally:
