@@ -27,6 +27,9 @@ CONFIG = {
     "distributed.scheduler.worker-saturation": 1.0,
 }
 
+STATUS_PAGE = "127.0.0.1:0"
+"""Dask's own page: for this machine alone, at a free port."""
+
 
 @contextlib.contextmanager
 def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Client]:
@@ -67,7 +70,7 @@ def _cluster(recipe: ClusterRecipe) -> Any:
             n_workers=recipe.workers,
             threads_per_worker=1,
             memory_limit=recipe.memory or "auto",
-            scheduler_kwargs={"dashboard": False},
+            dashboard_address=STATUS_PAGE,
             dashboard=False,
             local_directory=recipe.scratch_dir,
             silence_logs=logging.CRITICAL,
@@ -98,7 +101,7 @@ def _queued(recipe: ClusterRecipe) -> Any:
         "job_script_prologue": [f"export OMP_NUM_THREADS={recipe.threads}", *recipe.prologue],
         # of two values Dask's command line takes the last: one region at a time
         "worker_extra_args": ["--nthreads", "1"],
-        "scheduler_options": {"dashboard": False},
+        "scheduler_options": {"dashboard_address": STATUS_PAGE},
     }
     if recipe.kind in ("lsf", "sge"):
         wishes["project"] = wishes.pop("account")
