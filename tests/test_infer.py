@@ -1,5 +1,8 @@
+import os
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from tilingseg.infer import (
     TorchEngine,
     choose_devices,
     choose_precision,
+    freed_memory_kept,
     predict,
 )
 from tilingseg.model.load import build_network
@@ -165,6 +169,30 @@ class TestPredict:
         for a, b in zip(rows[0][0], rows[1][0], strict=True):
             assert torch.equal(a.probability, b.probability)
 
+    def test_memory_that_runs_out_at_random_changes_no_number(self, pool):
+        grid = TileGrid(height=30, width=120, tile_size_px=10, overlap_px=0)
+        reader = ArrayReader(random_pixels(30, 120))
+        dice = np.random.default_rng(5)
+
+        class Moody(IdentityEngine):
+            def probabilities(self, pixels, valid, part):
+                self.limit = int(dice.integers(1, 7))
+                return super().probabilities(pixels, valid, part)
+
+        engine = Moody()
+        found, expected = (
+            [
+                p
+                for group in predict(rows_of(grid), source_of(reader, pool), e, 6, Tally())
+                for p in group
+            ]
+            for e in (HalvingEngine(engine), IdentityEngine())
+        )
+        assert engine.n_refused > 0
+        assert [p.tile for p in found] == [p.tile for p in expected]
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a.probability, b.probability)
+
     def test_a_single_tile_that_does_not_fit_is_told_with_the_remedy(self, pool):
         grid = TileGrid(height=10, width=10, tile_size_px=10, overlap_px=0)
         reader = ArrayReader(random_pixels(10, 10))
@@ -242,6 +270,35 @@ class TestTorchEngine:
         module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1))
         self.make(module)
         assert type(module[0]) is torch.nn.Conv2d
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems keep their own ways")
+def test_freed_memory_is_kept_and_given_back():
+    size = 2 * 10**8
+    before = resident_bytes()
+    with freed_memory_kept():
+        block = np.ones(size, dtype=np.uint8)
+        del block
+        assert resident_bytes() - before > 0.9 * size
+    assert resident_bytes() - before < 0.1 * size
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class TestEdgesOfTheNetwork:
+    def test_only_the_part_that_is_used_is_given(self):
+        torch.manual_seed(0)
+        spec = replace(SPEC, network_options=(("features", (4, 8)),))
+        engine = TorchEngine(build_network(spec), spec, BYTES, "cpu", "fp32")
+        pixels, valid = random_pixels(96, 64)[None], np.ones((1, 96, 64), dtype=bool)
+        part = slice(24, 72), slice(0, 40)
+        whole = engine.probabilities(pixels, valid, ALL)
+        assert torch.allclose(
+            engine.probabilities(pixels, valid, part), whole[:, :, *part], rtol=0, atol=1e-6
+        )
 
 
 class TestChoices:
