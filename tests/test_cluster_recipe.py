@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from tilingseg.cluster.recipe import ClusterRecipe, read_cluster
@@ -46,3 +48,31 @@ def test_what_is_wrong_is_named(tmp_path, text, words):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(PlanError, match="cannot be read: No such file"):
         read_cluster(str(tmp_path / "none.toml"))
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "pipelines" / "recipes").glob("cluster_*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipes_beside_the_pipelines_are_recipes(path):
+    assert read_cluster(str(path)).kind == path.stem.split("_")[1]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if "local" not in path.stem], ids=lambda path: path.stem
+)
+def test_a_job_script_says_what_its_recipe_says(path, tmp_path):
+    recipe = read_cluster(str(path))
+    jobqueue = pytest.importorskip("dask_jobqueue", reason="needs the extra [cluster]")
+    from tilingseg.cluster.clusters import job_wishes
+
+    wishes = job_wishes(recipe)
+    for key in ("scheduler_options", "interface"):
+        wishes.pop(key, None)
+    cluster_type = getattr(jobqueue, f"{recipe.kind.upper()}Cluster")
+    job = cluster_type.job_cls("tcp://127.0.0.1:8786", name="worker", **wishes)
+    script = job.job_script()
+    words = (recipe.queue, recipe.walltime, *recipe.prologue, *recipe.directives)
+    for word in (*words, "OMP_NUM_THREADS=", "--nthreads 1"):
+        assert word in script
+    assert script.rstrip().splitlines()[-1].startswith(recipe.python)

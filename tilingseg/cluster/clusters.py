@@ -86,6 +86,16 @@ def _queued(recipe: ClusterRecipe) -> Any:
         raise DependencyError(
             f"workers from {recipe.kind} need dask-jobqueue: pip install tilingseg[cluster]"
         ) from error
+    cluster_type = getattr(dask_jobqueue, f"{recipe.kind.upper()}Cluster")
+    cluster = cluster_type(**job_wishes(recipe))
+    cluster.adapt(
+        minimum_jobs=recipe.least_workers, maximum_jobs=recipe.workers, target_duration="1s"
+    )
+    return cluster
+
+
+def job_wishes(recipe: ClusterRecipe) -> dict[str, Any]:
+    """Put a recipe into the words of dask-jobqueue."""
     wishes: dict[str, Any] = {
         "cores": recipe.threads,
         "processes": 1,
@@ -107,12 +117,7 @@ def _queued(recipe: ClusterRecipe) -> Any:
         wishes["project"] = wishes.pop("account")
     if recipe.scheduler_host is not None:
         wishes["scheduler_options"]["host"] = recipe.scheduler_host
-    cluster_type = getattr(dask_jobqueue, f"{recipe.kind.upper()}Cluster")
-    cluster = cluster_type(**{k: v for k, v in wishes.items() if v is not None})
-    cluster.adapt(
-        minimum_jobs=recipe.least_workers, maximum_jobs=recipe.workers, target_duration="1s"
-    )
-    return cluster
+    return {key: value for key, value in wishes.items() if value is not None}
 
 
 @contextlib.contextmanager
