@@ -2,7 +2,7 @@ import pytest
 
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg.errors import PlanError
-from tilingseg.job import RunOptions, prepare
+from tilingseg.job import RunOptions, estimate_job, prepare
 from tilingseg.plan import TilingOptions
 
 
@@ -45,6 +45,15 @@ def test_preparing_reads_no_pixel(model, scene, monkeypatch):
     estimate = tilingseg.job.estimate_job(job)
     assert estimate.seconds > 0
     assert estimate.inferred_ratio > 1
+
+
+@pytest.mark.parametrize("blend", ["exact", "hann"])
+def test_a_scene_smaller_than_the_halo_is_estimated(folder, model, blend):
+    path = make_geotiff(folder / f"small_{blend}.tif", smooth_noise(9, 7))
+    job = prepare(
+        str(path), options_for(model, tiling=TilingOptions(tile_size_px=128, blend=blend))
+    )
+    assert estimate_job(job).seconds > 0
 
 
 @pytest.mark.parametrize(

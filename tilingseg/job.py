@@ -183,9 +183,9 @@ def estimate_job(job: Job) -> Estimate:
     engine = job.engine(job.devices[0], empty)
     pixels = np.zeros(shape, dtype=plan.scene.dtype)
     valid = np.ones((shape[0], height, width), dtype=bool)
-    # What most tiles give: in exact stitching they are done within their halo.
-    halo = plan.grid.halo_px if plan.tiling.stitching == "exact" else 0
-    part = slice(halo, height - halo), slice(halo, width - halo)
+    tile = plan.grid.tile(plan.grid.n_rows // 2, plan.grid.n_cols // 2)
+    used = tile.core if plan.tiling.stitching == "exact" else tile.window
+    part = used.slices_in(tile.window)
     seconds = []
     for _ in range(2):  # the first pass also prepares the device
         start = time.perf_counter()
