@@ -20,7 +20,7 @@ import shapely
 
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
-from tilingseg.vectorize.clearance import fill, keep_clear
+from tilingseg.vectorize.clearance import barred_pixels, fill, keep_clear
 from tilingseg.vectorize.footprint import Regularize, fit_footprint
 from tilingseg.vectorize.instances import dissolve_overlaps, separate
 from tilingseg.vectorize.outlines import Probability
@@ -191,24 +191,20 @@ def _fit_shape(task: _Task, options: BuildingOptions, ground: _Ground) -> list[P
         )
     alone = np.count_nonzero(around.same) == round(traced.area)
     own = around.same if alone else fill(traced, around)
+    barred = np.zeros((0, 2), np.intp) if alone else barred_pixels(own, around)
     polygon = _fill_holes(traced, options.min_hole_m2 / ground.pixel_m2)
     pieces = separate(polygon, own, around) if options.separate else None
     parts, cuts = ([polygon], None) if pieces is None else (pieces.polygons, pieces.cuts)
-    fitted = [
-        keep_clear(
-            fit_footprint(
-                part,
-                regularize=options.regularize,
-                scale=ground.scale,
-                probability=probability,
-                cuts=cuts,
-            ),
+    fitted = []
+    for part in parts:
+        footprint = fit_footprint(
             part,
-            own,
-            around,
+            regularize=options.regularize,
+            scale=ground.scale,
+            probability=probability,
+            cuts=cuts,
         )
-        for part in parts
-    ]
+        fitted.append(keep_clear(footprint, part, barred))
     return fitted if len(fitted) == 1 else dissolve_overlaps(fitted)
 
 

@@ -30,27 +30,38 @@ _SLACK_PX = 1 / 1024
 _SIDE_PX = 1 + 2 * _SLACK_PX
 
 
-def keep_clear(
-    footprint: Polygon, traced: Polygon, own: NDArray[np.bool_], around: Surroundings
-) -> Polygon:
+def barred_pixels(own: NDArray[np.bool_], around: Surroundings) -> NDArray[np.intp]:
+    """Return the pixels around the cell of a shape, which no footprint of it may enter.
+
+    Args:
+        own: bool (height, width), the pixels of the shape in the window of `around`.
+        around: the pixels around it, at least twice as far as a footprint may leave its shape.
+
+    Returns:
+        intp (k, 2), (x, y) of pixels in the scene; none where no other shape is near.
+    """
+    others = around.same & ~own
+    if not others.any():
+        return np.zeros((0, 2), np.intp)
+    row, col = np.nonzero(_border(own, others))
+    return np.stack([col + around.col, row + around.row], axis=1)
+
+
+def keep_clear(footprint: Polygon, traced: Polygon, barred: NDArray[np.intp]) -> Polygon:
     """Move the walls of a footprint out of the cells of other shapes.
 
     Args:
         footprint: fitted to `traced`, px.
         traced: what to fall back on where no other way out is found.
-        own: bool (height, width), the pixels of the shape in the window of `around`.
-        around: the pixels around it, at least twice as far as a footprint may leave its shape.
+        barred: intp (k, 2), (x, y) of the pixels that it must not enter.
 
     Returns:
         The same footprint where it has all the room it takes; else a valid smaller one.
     """
-    if own is around.same:
+    if not len(barred):
         return footprint
-    others = around.same & ~own
-    border = _border(own, others)
-    row, col = np.nonzero(border)
-    col, row = col + around.col, row + around.row
     left, bottom, right, top = shapely.bounds(footprint)
+    col, row = barred.T
     near = (col < right) & (col + 1 > left) & (row < top) & (row + 1 > bottom)
     low_x, low_y = col[near] - _SLACK_PX, row[near] - _SLACK_PX
     boxes = np.asarray(shapely.box(low_x, low_y, low_x + _SIDE_PX, low_y + _SIDE_PX))
@@ -60,8 +71,7 @@ def keep_clear(
     moved = _step_back(footprint, hit)
     if moved is not None and not _overlaps(moved, boxes).any():
         return moved
-    barred = shapely.union_all(boxes)
-    return _largest(shapely.difference(footprint, barred), traced)
+    return _largest(shapely.difference(footprint, shapely.union_all(boxes)), traced)
 
 
 def fill(traced: Polygon, around: Surroundings) -> NDArray[np.bool_]:

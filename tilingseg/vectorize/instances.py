@@ -12,6 +12,7 @@ pieces cover the polygon exactly; fitting their walls is for `footprint`, which 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ import shapely
 from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from shapely import Polygon
+from scipy.spatial import cKDTree
+from shapely import LineString, Polygon
 from skimage.segmentation import watershed
 
 from tilingseg.vectorize.clearance import fill
@@ -28,16 +30,20 @@ from tilingseg.vectorize.outlines import boundary_points, turning_points
 from tilingseg.vectorize.walls import main_direction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from tilingseg.vectorize.surroundings import Surroundings
+
+_watershed: Callable[..., NDArray[np.int32]] = watershed  # scikit-image does not say its types
 
 _VALLEY_PX = 7
 """Wider dips of the probability are no walls."""
 _MIN_DROP = 0.12
 """A valley is this much lower than both sides, as a share, in the mean over its length ..."""
-_STRAIGHT_DROP = 0.18
-"""Drop along the straight line through a valley, at its deepest within a pixel."""
+_STRAIGHT_DROP = 0.16
+"""The same along the straight line through a valley, at its deepest within a pixel."""
 _DROPS = (0.03, 0.06, 0.09, 0.12, 0.15)
 """Shallower valleys are removed first, in this order."""
 _DROP_PX = 0.6
@@ -46,10 +52,14 @@ _RIM_PX = 3
 """Pixels at the rim of a shape where the probability falls off anyway."""
 _MIN_VALLEY_PX = 4
 """Low pixels inside a shape below which no valley is looked for."""
-_MIN_PART_PX2 = 24
+_MIN_PART_PX2 = 24.0
 """No building is smaller than this ..."""
-_MIN_PART_SHARE = 0.04
-"""... nor than this share of the shape."""
+_MIN_PART_SHARE = 0.08
+"""... nor than this share of the shape ..."""
+_CERTAIN_PART_PX2 = 80.0
+"""... unless it is larger than this: long rows of houses are one shape too."""
+_SLACK_PX = 16.0
+"""A cut may be this much longer than one and a half times the contact that asks for it."""
 _COMPACT = 0.82
 """A shape that fills this share of its convex hull has no neck."""
 _SNAP_DEG = 20.0
@@ -77,7 +87,8 @@ def separate(polygon: Polygon, own: NDArray[np.bool_], around: Surroundings) -> 
     Returns:
         The pieces; None where the shape is one building.
     """
-    smallest = max(_MIN_PART_PX2, _MIN_PART_SHARE * np.count_nonzero(own))
+    share = _MIN_PART_SHARE * np.count_nonzero(own)
+    smallest = max(_MIN_PART_PX2, min(share, _CERTAIN_PART_PX2))
     shell = Polygon(polygon.exterior)
     labels = None
     if around.probability is not None:
@@ -109,7 +120,7 @@ def _split_by_valley(
     markers, n = ndimage.label(peaks, structure=np.ones((3, 3)))
     if n < 2:
         return None
-    labels = watershed(-smooth, markers, mask=own).astype(np.int32)
+    labels = _watershed(-smooth, markers, mask=own).astype(np.int32)
     labels = _join_crooked(_join_basins(labels, drop, smallest), drop, _far_in(own))
     return labels if labels.max() > 1 else None
 
@@ -180,7 +191,7 @@ def _join_crooked(
         line = middle[:, None] + np.outer([np.cos(angle), np.sin(angle)], along)
         known = inner[tuple(np.rint(line).astype(np.intp))]
         depth = ndimage.map_coordinates(deep, line[:, known], order=1)
-        if len(depth) < _MIN_VALLEY_PX or depth.mean() < _STRAIGHT_DROP:
+        if len(depth) < _MIN_VALLEY_PX or depth.mean() < _STRAIGHT_DROP + _DROP_PX / len(depth):
             joined[joined == joined[b]] = joined[a]
     return np.unique(joined, return_inverse=True)[1][labels].astype(np.int32)
 
@@ -198,7 +209,7 @@ def _split_by_neck(own: NDArray[np.bool_], smallest: float) -> NDArray[np.int32]
             if len(wide) > 1:
                 rank = np.zeros(n + 1, np.int32)
                 rank[wide] = np.arange(1, len(wide) + 1)
-                labels = watershed(-depth, rank[parts], mask=own).astype(np.int32)
+                labels = _watershed(-depth, rank[parts], mask=own).astype(np.int32)
                 return labels if _are_short(labels, rank[parts], 3 * level + 3) else None
         level *= 1.3
     return None
@@ -206,9 +217,13 @@ def _split_by_neck(own: NDArray[np.bool_], smallest: float) -> NDArray[np.int32]
 
 def _are_short(labels: NDArray[np.int32], cores: NDArray[np.int32], length_px: float) -> bool:
     """Tell whether all necks are contacts, not passages that belong to the building."""
-    for a, b, _ in _contacts(labels):
-        away = ndimage.distance_transform_edt(cores != a)
-        if away[cores == b].min() > length_px:
+    margin = math.ceil(length_px) + 1
+    for a, b, at in _contacts(labels):
+        top, left = np.maximum(at[:, :2].min(0) - margin, 0)
+        bottom, right = at[:, :2].max(0) + margin + 1
+        near = cores[top:bottom, left:right]
+        away = ndimage.distance_transform_edt(near != a)[near == b]
+        if not (near == a).any() or not len(away) or away.min() > length_px:
             return False
     return True
 
@@ -228,10 +243,13 @@ def _contacts(labels: NDArray[np.int32]) -> list[tuple[int, int, NDArray[np.intp
         ones = np.ones_like(row)
         found.append(np.column_stack([pair, row, col, ones * step[0], ones * step[1]]))
     edges = np.concatenate(found).astype(np.intp)
-    pairs, which = np.unique(edges[:, :2], axis=0, return_inverse=True)
-    return [
-        (int(a), int(b), edges[which.ravel() == k, 2:]) for k, (a, b) in enumerate(pairs.tolist())
-    ]
+    edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
+    starts = np.flatnonzero(np.diff(edges[:, :2], axis=0, prepend=-1).any(1))
+    return [(int(part[0, 0]), int(part[0, 1]), part[:, 2:]) for part in _divided(edges, starts)]
+
+
+def _divided(rows: NDArray[np.intp], starts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    return [part for part in np.split(rows, starts) if len(part)]
 
 
 def _cut(
@@ -247,7 +265,7 @@ def _cut(
                 walls.append(straight[1])
     if not chords:
         return None
-    lines = [polygon.boundary, *shapely.linestrings(np.array(chords))]
+    lines = [polygon.boundary, *map(LineString, chords)]
     faces = shapely.get_parts(shapely.polygonize([shapely.union_all(lines)]))
     inside = shapely.point_on_surface(faces)
     keep = shapely.contains(polygon, inside)
@@ -258,7 +276,8 @@ def _cut(
 
 def _gather(faces: NDArray[np.object_], owner: NDArray[np.int32]) -> list[Polygon]:
     """Join the faces of every owner; what hangs loose goes to the piece with most common border."""
-    pieces, loose = [], []
+    pieces: list[Polygon] = []
+    loose: list[Polygon] = []
     for label in np.unique(owner):
         parts = shapely.get_parts(shapely.union_all(faces[owner == label]))
         parts = parts[np.argsort(-shapely.area(parts), kind="stable")]
@@ -275,15 +294,10 @@ def _gather(faces: NDArray[np.object_], owner: NDArray[np.int32]) -> list[Polygo
 
 def _groups(points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Divide contact points into runs that hang together: a courtyard is cut on two sides."""
-    tree = shapely.STRtree(shapely.points(points))
-    a, b = tree.query(shapely.points(points), predicate="dwithin", distance=1.5)
-    group = np.arange(len(points))
-    while True:
-        lower = group.copy()
-        np.minimum.at(lower, a, group[b])
-        if (lower == group).all():
-            return [points[group == g] for g in np.unique(group)]
-        group = lower
+    a, b = cKDTree(points).query_pairs(1.5, output_type="ndarray").T
+    links = csr_array((np.ones(len(a)), (a, b)), shape=(len(points), len(points)))
+    n, group = connected_components(links, directed=False)
+    return [points[group == k] for k in range(n)]
 
 
 def _straight(
@@ -315,6 +329,8 @@ def _straight(
     ends = ends[[0, -1]]
     reach = (points - middle) @ along
     low, high = np.sort((ends - middle) @ along)
+    if high - low > 1.5 * (reach.max() - reach.min()) + _SLACK_PX:
+        return None
     span = np.clip([reach.min() - 1, reach.max() + 1], low, high)
     # A little longer than the chord, so that it crosses the outline in spite of rounding.
     chord = middle + np.outer([low - 1e-6, high + 1e-6], along)
@@ -336,8 +352,10 @@ def dissolve_overlaps(polygons: list[Polygon]) -> list[Polygon]:
     faces = shapely.get_parts(shapely.polygonize([lines]))
     inside = shapely.point_on_surface(faces)
     owner = np.full(len(faces), -1)
-    for k, polygon in enumerate(polygons):
-        owner[(owner < 0) & shapely.contains(polygon, inside)] = k
+    point, polygon = shapely.STRtree(polygons).query(inside, predicate="within")
+    # The last write counts: the earliest polygon comes last.
+    order = np.argsort(-polygon, kind="stable")
+    owner[point[order]] = polygon[order]
     result = []
     for k in range(len(polygons)):
         parts = shapely.get_parts(shapely.union_all(faces[owner == k]))

@@ -307,7 +307,7 @@ def corners_of(points: Points, walls: Walls, lines: Lines, reach_px: float) -> P
     meeting = (points[walls.starts] + points[walls.starts - 1]) / 2
     far = flat | (((corner - meeting) ** 2).sum(1) > reach_px * reach_px)
     corner[far] = meeting[far]
-    return corner
+    return np.asarray(corner)
 
 
 def reassign(points: Points, walls: Walls, corners: Points) -> Walls:

@@ -1,0 +1,216 @@
+"""Figures for building footprints: how exact, how many corners, how fast.
+
+usage: bench_buildings.py [--seeds 0 1] [--real FOLDER] [--others] [--count 20000] [--workers 2]
+
+Draws scenes with exact truth, wobbles them as a network would, and prints tables in Markdown:
+synthetic kinds, rows of touching houses, real footprints laid out anew (`--real`: a folder with
+GeoJSON files), speed. `--others` adds buildingregulariser, if it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import shapely
+from shapely import affinity
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from building_scenes import Observation, Truth, draw, lay_out, observe
+
+from tilingseg.metrics.polygons import compare_footprints
+from tilingseg.records import Georef
+from tilingseg.vectorize.buildings import BuildingOptions, footprints
+from tilingseg.vectorize.trace import trace
+
+GSD_M = 0.5
+"""Pixel size of the drawn scenes, metres."""
+
+
+class ArrayMask:
+    """A mask in memory."""
+
+    classes = ("building",)
+
+    def __init__(self, mask, probability=None, gsd_m=GSD_M):
+        self.mask, self.probability = mask, probability
+        self.height, self.width = mask.shape
+        self.georef = Georef(crs=None, transform=(1, 0, 0, 0, 1, 0), pixel_m=(gsd_m, gsd_m))
+
+    def read_mask(self, window):
+        return self.mask[window.row : window.row_stop, window.col : window.col_stop]
+
+    def read_probability(self, class_index, window):
+        if self.probability is None:
+            return None
+        return self.probability[window.row : window.row_stop, window.col : window.col_stop]
+
+
+def vectorize(mask, probability=None, options=None, gsd_m=GSD_M):
+    """Return the traced polygons, the footprints and the seconds that the latter took."""
+    reader = ArrayMask(mask, probability, gsd_m)
+    shapes = [shape for shape in trace(reader, 1) if shape.polygon.area >= 16]
+    start = time.perf_counter()
+    fitted = [f.geometry for f in footprints(shapes, reader, options)]
+    return [shape.polygon for shape in shapes], fitted, time.perf_counter() - start
+
+
+def ious(truth, found):
+    """Return the best IoU of every true polygon and which found one has it (-1: none)."""
+    best, which = np.zeros(len(truth)), np.full(len(truth), -1)
+    if not found:
+        return best, which
+    true_array, found_array = np.array(truth, object), np.array(found, object)
+    i, j = shapely.STRtree(found_array).query(true_array, predicate="intersects")
+    common = shapely.area(shapely.intersection(true_array[i], found_array[j]))
+    iou = common / (shapely.area(true_array[i]) + shapely.area(found_array[j]) - common)
+    order = np.argsort(iou, kind="stable")
+    best[i[order]], which[i[order]] = iou[order], j[order]
+    return best, which
+
+
+def regularised_elsewhere(polygons):
+    """Return what buildingregulariser makes of traced polygons, or None where it is missing."""
+    try:
+        from buildingregulariser import regularize_geodataframe
+    except ImportError:
+        return None
+    frame = geopandas.GeoDataFrame(geometry=polygons, crs="EPSG:32633")
+    result = regularize_geodataframe(frame, simplify_tolerance=1.0, parallel_threshold=1.0)
+    return list(result.geometry.explode(ignore_index=True))
+
+
+def kinds_table(truth: Truth, seen: Observation, others: bool) -> list[dict]:
+    """Return one row a kind of building: IoU of the traced outline and of the footprints."""
+    columns = {}
+    traced, fitted, _ = vectorize(seen.noisy)
+    columns["traced"], columns["footprint"] = traced, fitted
+    columns["footprint, probability"] = vectorize(seen.noisy, seen.probability)[1]
+    exact, fitted_exact, _ = vectorize(seen.exact)
+    columns["exact: traced"], columns["exact: footprint"] = exact, fitted_exact
+    if others and (elsewhere := regularised_elsewhere(traced)) is not None:
+        columns["buildingregulariser"] = elsewhere
+    scores = {name: ious(truth.polygons, found) for name, found in columns.items()}
+    kinds, rows = np.array(truth.kinds), []
+    for kind in dict.fromkeys(truth.kinds):
+        chosen = kinds == kind
+        row = {"kind": kind, "n": int(chosen.sum())}
+        for name, (iou, _) in scores.items():
+            row[name] = float(iou[chosen].mean())
+        which = scores["footprint"][1][chosen]
+        corners = [len(shapely.get_coordinates(fitted[k])) - 1 for k in which if k >= 0]
+        row["corners"] = float(np.mean(corners)) if corners else 0.0
+        rows.append(row)
+    return rows
+
+
+def rows_of_houses(seed: int, n_rows: int) -> dict:
+    """Return the instance scores of rows of touching houses."""
+    truth = draw(seed, n_rows, GSD_M, rows=True)
+    seen = observe(truth, seed, party_wall=0.35)
+    _, fitted, _ = vectorize(seen.noisy, seen.probability)
+    return summary("rows of houses", truth.polygons, fitted)
+
+
+def summary(name, truth, found) -> dict:
+    """Return one line of figures about a set of footprints."""
+    agreement = compare_footprints(found, truth)
+    array = np.array(found, object)
+    i, j = shapely.STRtree(array).query(array, predicate="overlaps")
+    return {
+        "scene": name,
+        "true": agreement.n_true,
+        "found": agreement.n_found,
+        "F1": agreement.f1,
+        "IoU": agreement.iou,
+        "PoLiS px": agreement.polis_m,
+        "rotation deg": agreement.rotation_deg,
+        "corners": agreement.vertex_ratio,
+        "split": agreement.n_split,
+        "invalid": int((~shapely.is_valid(array)).sum()),
+        "overlaps": int((i < j).sum()),
+    }
+
+
+def real_layouts(folder: Path, gsd_m: float) -> list[tuple[str, Truth]]:
+    """Return the footprints of all GeoJSON files of a folder, in pixels."""
+    layouts = []
+    for path in sorted(folder.rglob("*.geojson")):
+        frame = geopandas.read_file(path)
+        polygons = frame.to_crs(frame.estimate_utm_crs()).geometry.explode()
+        scaled = [affinity.scale(p, 1 / gsd_m, -1 / gsd_m, origin=(0, 0)) for p in polygons]
+        layouts.append((path.stem, lay_out(scaled)))
+    return layouts
+
+
+def real_table(folder: Path, gsd_m: float, others: bool) -> list[dict]:
+    """Return one row a file of real footprints: mean IoU before and after the fit."""
+    rows = []
+    for name, truth in real_layouts(folder, gsd_m):
+        seen = observe(truth, 5)
+        traced, fitted, _ = vectorize(seen.noisy, gsd_m=gsd_m)
+        row = {"file": name, "n": len(truth.polygons)}
+        row["traced"] = float(ious(truth.polygons, traced)[0].mean())
+        row["footprint"] = float(ious(truth.polygons, fitted)[0].mean())
+        fitted = vectorize(seen.noisy, seen.probability, gsd_m=gsd_m)[1]
+        row["footprint, probability"] = float(ious(truth.polygons, fitted)[0].mean())
+        if others and (elsewhere := regularised_elsewhere(traced)) is not None:
+            row["buildingregulariser"] = float(ious(truth.polygons, elsewhere)[0].mean())
+        rows.append(row)
+    return rows
+
+
+def speed_table(count: int, workers: int) -> list[dict]:
+    """Return buildings per second for growing scenes."""
+    truth = draw(0, 60, GSD_M)
+    seen = observe(truth, 0)
+    reader = ArrayMask(seen.noisy)
+    shapes = [shape for shape in trace(reader, 1) if shape.polygon.area >= 16]
+    rows = []
+    for n in (count // 10, count):
+        repeated = [shapes[k % len(shapes)] for k in range(n)]
+        start = time.perf_counter()
+        made = sum(1 for _ in footprints(repeated, reader, BuildingOptions(workers=workers)))
+        seconds = time.perf_counter() - start
+        rows.append({"buildings": made, "workers": workers, "s": seconds, "per s": made / seconds})
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    """Print rows as a Markdown table."""
+    names = list(rows[0])
+    print("| " + " | ".join(names) + " |")
+    print("|" + "---|" * len(names))
+    for row in rows:
+        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+        print("| " + " | ".join(cells) + " |")
+    print()
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--real", type=Path)
+    parser.add_argument("--gsd-m", type=float, default=0.3)
+    parser.add_argument("--others", action="store_true")
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    for seed in args.seeds:
+        truth = draw(seed)
+        print_table(kinds_table(truth, observe(truth, seed), args.others))
+        print_table([rows_of_houses(seed, 30)])
+    if args.real:
+        print_table(real_table(args.real, args.gsd_m, args.others))
+    if args.count:
+        print_table(speed_table(args.count, args.workers))
+
+
+if __name__ == "__main__":
+    main()
