@@ -18,7 +18,7 @@ import torch
 
 import tilingseg
 from tilingseg.job import prepare
-from tilingseg.outputs import OutputOptions
+from tilingseg.output_folder import OutputOptions
 from tilingseg.records import Scaling
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "atomic": {"errors"},
     "grid": {"errors"},
     "records": set(),
+    "progress": {"errors"},
     "plan": {"errors", "grid", "records"},
     "area": {"errors", "grid"},
     "scaling": {"records"},
@@ -30,14 +31,31 @@ MAY_IMPORT = {
     "metrics": {"errors"},
     "export": {"atomic", "errors", "grid", "records"},
     "training": {"errors", "grid", "model", "readers", "records", "metrics", "scaling"},
-    "outputs": {"atomic", "errors", "export", "features", "plan", "records", "store", "vectorize"},
-    "job": {"area", "errors", "infer", "model", "outputs", "plan", "readers", "records"},
-    "flow": {
-        *("area", "errors", "infer", "job", "outputs", "readers", "records", "scaling"),
-        *("stitch", "store"),
+    "output_folder": {"errors", "vectorize"},
+    "outputs": {
+        *("atomic", "errors", "export", "features", "output_folder", "plan", "progress"),
+        *("records", "vectorize"),
     },
-    "cluster": {"atomic", "errors", "flow", "infer", "job", "outputs", "store"},
-    "cli": {"cluster", "errors", "flow", "job", "model", "outputs", "plan", "readers", "vectorize"},
+    "job": {"area", "errors", "infer", "model", "output_folder", "plan", "readers", "records"},
+    "flow": {
+        *("area", "errors", "infer", "job", "output_folder", "outputs", "progress", "readers"),
+        *("records", "scaling", "stitch", "store"),
+    },
+    "cluster": {
+        "atomic",
+        "errors",
+        "flow",
+        "infer",
+        "job",
+        "output_folder",
+        "outputs",
+        "progress",
+        "store",
+    },
+    "cli": {
+        *("cluster", "errors", "flow", "job", "model", "output_folder", "outputs", "plan"),
+        *("progress", "readers", "vectorize"),
+    },
     "__main__": {"cli"},
 }
 

@@ -15,21 +15,15 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tilingseg.area import area_mask
-from tilingseg.errors import PlanError, TilingSegError
+from tilingseg.errors import PlanError
 from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
 from tilingseg.job import RunOptions, prepare
-from tilingseg.outputs import (
-    OutputFolder,
-    OutputOptions,
-    Results,
-    Wanted,
-    finish,
-    publish,
-    write_vectors,
-)
+from tilingseg.output_folder import OutputFolder, OutputOptions
+from tilingseg.outputs import Results, Wanted, finish, publish, write_vectors
+from tilingseg.progress import Watch, silent
 from tilingseg.readers.mask_file import open_mask
 from tilingseg.records import RegionReport
 from tilingseg.scaling import decide_scaling
@@ -42,6 +36,7 @@ if TYPE_CHECKING:
 
     from tilingseg.infer import Engine
     from tilingseg.job import Job
+    from tilingseg.progress import Progress
     from tilingseg.records import Prediction, Region, RunReport
 
 
@@ -59,27 +54,12 @@ class VectorizeOptions:
     """Replace files that exist."""
 
 
-class StoppedError(TilingSegError):
-    """A region was given up because another one failed or the user interrupted the run."""
-
-
-class Progress(Protocol):
-    """Told how far a stage is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note that `done` of `total` steps of a stage are done."""
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Take no note."""
-
-
 def run(
     uri: str | Path,
     out_dir: str | Path | None = None,
     *,
     options: RunOptions | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> RunReport:
     """Segment one scene and write masks and polygons.
 
@@ -105,7 +85,7 @@ def run(
             return finish(store, folder, text)
         n_resumed = len(store.completed_indexes())
         _infer_regions(job, store, progress)
-        return publish(job.reader, store, folder, options.outputs, n_resumed)
+        return publish(job.reader, store, folder, options.outputs, n_resumed, progress)
     finally:
         job.reader.close()
 
@@ -115,6 +95,7 @@ def vectorize(
     out_dir: str | Path | None = None,
     *,
     options: VectorizeOptions | None = None,
+    progress: Progress = silent,
 ) -> Results:
     """Turn the classes of any mask raster into vectors.
 
@@ -122,6 +103,7 @@ def vectorize(
         uri: path or URL of a raster of whole numbers; classes are named by the file or its values.
         out_dir: folder of the outputs; None: the current one.
         options: what to do other than by default.
+        progress: told how far each stage is.
 
     Returns:
         Paths and counts.
@@ -144,7 +126,7 @@ def vectorize(
         folder.check_layers(names, options.outputs, overwrite=options.overwrite)
         results = Results()
         wanted = Wanted(class_indexes=layers, thresholds=(0.5,) * len(mask.classes))
-        write_vectors(mask, wanted, folder, options.outputs, results)
+        write_vectors(mask, wanted, folder, options.outputs, results, progress)
         return results
     finally:
         mask.close()
@@ -156,7 +138,7 @@ def run_region(
     region: Region,
     engine: Engine,
     pool: ThreadPoolExecutor,
-    stop: threading.Event,
+    watch: Watch,
 ) -> RegionReport:
     """Read, infer, stitch and store one region, then record it as complete.
 
@@ -166,10 +148,10 @@ def run_region(
         region: which part.
         engine: the network on a device.
         pool: threads for reading.
-        stop: once set, the region is given up before its next tile row.
+        watch: is told of finished tiles; may stop the region before its next tile row.
 
     Raises:
-        StoppedError: `stop` was set.
+        StoppedError: the watch was told to stop.
     """
     plan, tally, n_valid = job.plan, Tally(), 0
     exact = plan.tiling.stitching == "exact"
@@ -184,7 +166,7 @@ def run_region(
     predictions = predict(plan.tile_rows(region), source, engine, plan.tiling.batch_size, tally)
     writer = RegionWriter(store, region.core)
     start = time.perf_counter()
-    stitched = stitch(_until(stop, predictions), plan.grid, region.core, decision, exact=exact)
+    stitched = stitch(_watched(watch, predictions), plan.grid, region.core, decision, exact=exact)
     # Written while the next rows are inferred; one write at a time bounds what waits for it.
     with ThreadPoolExecutor(1, thread_name_prefix="write") as background:
         written: Future[None] | None = None
@@ -211,10 +193,9 @@ def run_region(
     return report
 
 
-def _until(stop: threading.Event, rows: Iterable[list[Prediction]]) -> Iterator[list[Prediction]]:
+def _watched(watch: Watch, rows: Iterable[list[Prediction]]) -> Iterator[list[Prediction]]:
     for row in rows:
-        if stop.is_set():
-            raise StoppedError("given up because another region failed")
+        watch.passed(len(row))
         yield row
 
 
@@ -234,27 +215,32 @@ def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore
 
 def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
     """Do the regions that no earlier run completed, on all devices at once."""
-    done = store.completed_indexes()
-    missing = (region for region in job.plan.regions() if region.index not in done)
-    total, lock = job.plan.n_regions, threading.Lock()
-    n_done = len(done)
-    progress("regions", n_done, total)
-    stop = threading.Event()
+    plan, done, lock = job.plan, store.completed_indexes(), threading.Lock()
+    missing = (region for region in plan.regions() if region.index not in done)
+    n_tiles = [0, 0]  # of completed regions, of all
+    for region in plan.regions():
+        count = plan.count_tiles(region)
+        n_tiles[0] += count * (region.index in done)
+        n_tiles[1] += count
+
+    def advance(count: int) -> None:
+        with lock:
+            n_tiles[0] += count
+            progress("tiles", *n_tiles)
+
+    advance(0)
+    watch = Watch(advance)
 
     def take() -> Region | None:
         with lock:
-            return None if stop.is_set() else next(missing, None)
+            return None if watch.stopped else next(missing, None)
 
     def work(device: str) -> None:
-        nonlocal n_done
         engine: Engine | None = None
         with ThreadPoolExecutor(job.workers, thread_name_prefix="read") as pool:
             while (region := take()) is not None:
                 engine = engine or job.engine(device, store.scaling)
-                run_region(job, store, region, engine, pool, stop)
-                with lock:
-                    n_done += 1
-                    progress("regions", n_done, total)
+                run_region(job, store, region, engine, pool, watch)
 
     with (
         freed_memory_kept(),
@@ -264,6 +250,6 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
         try:
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
         finally:
-            stop.set()  # one failed, or Ctrl-C: the others give up too
+            watch.stop()  # one failed, or Ctrl-C: the others give up too
         for future in finished:
             future.result()

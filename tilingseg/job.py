@@ -20,7 +20,7 @@ from tilingseg.area import area_from_box, area_from_file, area_window
 from tilingseg.errors import PlanError
 from tilingseg.infer import HalvingEngine, TorchEngine, choose_devices, choose_precision
 from tilingseg.model.load import DEFAULT_MODEL, load_model
-from tilingseg.outputs import OutputOptions
+from tilingseg.output_folder import OutputOptions
 from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
 from tilingseg.readers import open_scene
 from tilingseg.records import Scaling

@@ -1,4 +1,4 @@
-"""The folder of results: its names, what may stand there already, and how it is filled.
+"""How the folder of results is filled.
 
     <scene>_mask.tif            class mask, COG
     <scene>_probability.tif     on request
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilingseg.atomic import write_whole
-from tilingseg.errors import OutputError, PlanError
+from tilingseg.errors import OutputError
 from tilingseg.export import (
     class_colour,
     write_mask_cog,
@@ -37,124 +37,25 @@ from tilingseg.export import (
     write_probability_cog,
 )
 from tilingseg.features import Layer, write_features, write_style
+from tilingseg.output_folder import VECTOR_SUFFIXES
 from tilingseg.plan import plan_identity
+from tilingseg.progress import WatchedMask, silent
 from tilingseg.records import RunReport, to_json, tuples
-from tilingseg.vectorize.layers import VectorOptions, vector_layers
+from tilingseg.vectorize.layers import vector_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from shapely.geometry.base import BaseGeometry
 
-    from tilingseg.plan import RunPlan
+    from tilingseg.output_folder import OutputFolder, OutputOptions
+    from tilingseg.progress import Progress
     from tilingseg.records import Feature, MaskReader, RegionReport, SceneReader
     from tilingseg.store import WorkStore
 
-RASTER_FORMATS = ("cog", "zarr")
-VECTOR_SUFFIXES = {
-    "geojson": ".geojson",
-    "geojsonseq": ".geojsonl",
-    "gpkg": ".gpkg",
-    "fgb": ".fgb",
-    "parquet": ".parquet",
-}
 PACKAGES = ("torch", "numpy", "rasterio", "zarr", "shapely", "geopandas", "pyproj")
 MAX_OUTLINES = 50_000
 """Outlines drawn into the preview; more would fill it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputOptions:
-    """What is written."""
-
-    formats: tuple[str, ...] = ("cog", "geojson")
-    """Of `RASTER_FORMATS` and `VECTOR_SUFFIXES`."""
-    probability: bool = False
-    """Write the probabilities too."""
-    vectors: VectorOptions = field(default_factory=VectorOptions)
-    """How masks become vectors."""
-
-    def __post_init__(self) -> None:
-        """Refuse unknown formats.
-
-        Raises:
-            PlanError: with the ones that exist.
-        """
-        known = (*RASTER_FORMATS, *VECTOR_SUFFIXES)
-        for name in self.formats:
-            if name not in known:
-                raise PlanError(f"output format {name!r} is none of {', '.join(known)}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputFolder:
-    """Where the outputs of one scene stand."""
-
-    path: Path
-    """The folder."""
-    scene: str
-    """Name of the scene, first part of the file names."""
-
-    @classmethod
-    def of(cls, plan: RunPlan, out_dir: str | Path | None) -> OutputFolder:
-        """Return the folder that was asked for, or the default one."""
-        path = Path(f"{plan.scene.name}_tilingseg") if out_dir is None else Path(out_dir)
-        return cls(path=path, scene=plan.scene.name)
-
-    @property
-    def work(self) -> Path:
-        """Folder of the work store."""
-        return self.path / "work"
-
-    @property
-    def report(self) -> Path:
-        """The file that is written last."""
-        return self.path / "run.json"
-
-    def of_layer(self, layer: str, suffix: str) -> Path:
-        """Return the path of one output."""
-        return self.path / f"{self.scene}_{layer}{suffix}"
-
-    def check(self, *, overwrite: bool) -> None:
-        """Make the folder and see that it can be written and holds nothing that would be lost.
-
-        Raises:
-            OutputError: it cannot be written, or holds outputs and `overwrite` is off.
-        """
-        self._make()
-        # the outputs of an interrupted run are its own to replace
-        if not (overwrite or self.work.exists()):
-            _refuse_standing([self.report, *sorted(self.path.glob(f"{self.scene}_*"))])
-
-    def check_layers(
-        self, names: Iterable[str], options: OutputOptions, *, overwrite: bool
-    ) -> None:
-        """Do the same where nothing but vector layers will be written."""
-        self._make()
-        suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
-        if not suffixes:
-            raise PlanError(f"choose a vector format: {', '.join(VECTOR_SUFFIXES)}")
-        if not overwrite:
-            _refuse_standing([self.of_layer(n, suffix) for n in names for suffix in suffixes])
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / "run.json.part"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"the output folder {self.path} cannot be written: {error.strerror or error}"
-            ) from error
-
-
-def _refuse_standing(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.exists():
-            raise OutputError(
-                f"{path} exists; replace it with --overwrite or choose another folder"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +94,7 @@ def publish(
     folder: OutputFolder,
     options: OutputOptions,
     n_resumed: int,
+    progress: Progress = silent,
 ) -> RunReport:
     """Write all outputs of a store whose regions are complete, then the report, then clean up.
 
@@ -202,6 +104,7 @@ def publish(
         folder: where the outputs go.
         options: what is written.
         n_resumed: regions that an earlier run had completed.
+        progress: told how far the vectors are.
 
     Raises:
         OutputError: the disk is full or gone; the store is kept.
@@ -211,7 +114,7 @@ def publish(
     with results.clock("export"):
         _write_rasters(store, folder, options, results)
     with results.clock("vectorize"):
-        outlines = write_vectors(store, wanted, folder, options, results)
+        outlines = write_vectors(store, wanted, folder, options, results, progress)
     with results.clock("preview"):
         path = folder.path / "preview.png"
         write_preview(path, reader, store, store.plan.extent, outlines)
@@ -274,6 +177,7 @@ def write_vectors(
     folder: OutputFolder,
     options: OutputOptions,
     results: Results,
+    progress: Progress,
 ) -> list[BaseGeometry]:
     """Write every layer of a mask in every vector format.
 
@@ -283,6 +187,7 @@ def write_vectors(
         folder: where the files go.
         options: formats, and how the vectors are made.
         results: paths and counts are added here.
+        progress: told how far down the mask has been read.
 
     Returns:
         Outlines for a preview, in pixel coordinates; not all of them where there are many.
@@ -295,9 +200,11 @@ def write_vectors(
     if not suffixes:
         return outlines
     with tempfile.TemporaryDirectory(prefix="features.part", dir=folder.path) as spools:
+        watched = WatchedMask(mask, progress)
         for found in vector_layers(
-            mask, wanted.class_indexes, wanted.thresholds, options.vectors, results.left_out
+            watched, wanted.class_indexes, wanted.thresholds, options.vectors, results.left_out
         ):
+            watched.begin(found.name)
             layer = Layer(
                 name=f"{folder.scene}_{found.name}",
                 georef=mask.georef,

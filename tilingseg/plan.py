@@ -177,15 +177,26 @@ class RunPlan:
 
         Exact stitching needs the tiles whose cores make up the region, blending all that reach in.
         """
+        rows, cols = self._tiles_of(region)
+        for row in rows:
+            yield [self.grid.tile(row, col) for col in cols]
+
+    def count_tiles(self, region: Region) -> int:
+        """Return how many tiles a region needs."""
+        rows, cols = self._tiles_of(region)
+        return len(rows) * len(cols)
+
+    def _tiles_of(self, region: Region) -> tuple[range, range]:
         core, grid = region.core, self.grid
         if self.tiling.stitching == "exact":
-            rows = _core_range(core.row, core.row_stop, grid.stride_px, grid.n_rows)
-            cols = _core_range(core.col, core.col_stop, grid.stride_px, grid.n_cols)
-        else:
-            rows = grid.rows_touching(core.row, core.row_stop)
-            cols = grid.cols_touching(core.col, core.col_stop)
-        for row in rows:
-            yield [grid.tile(row, col) for col in cols]
+            return (
+                _core_range(core.row, core.row_stop, grid.stride_px, grid.n_rows),
+                _core_range(core.col, core.col_stop, grid.stride_px, grid.n_cols),
+            )
+        return (
+            grid.rows_touching(core.row, core.row_stop),
+            grid.cols_touching(core.col, core.col_stop),
+        )
 
     def _region_range(self, start: int, stop: int, count: int) -> range:
         last = min(count - 1, (stop - 1) // self.region_px)
@@ -259,7 +270,7 @@ def estimate_run(plan: RunPlan, forward_s: float, workers: int) -> Estimate:
         workers: reader threads.
     """
     grid, tiling = plan.grid, plan.tiling
-    n_tiles = sum(len(row) for region in plan.regions() for row in plan.tile_rows(region))
+    n_tiles = sum(plan.count_tiles(region) for region in plan.regions())
     height, width = grid.tile_shape
     n_classes, n_bands = len(plan.model.spec.classes), len(plan.scene.bands)
     item_bytes = 4 if plan.scene.dtype == "float32" else int("16" in plan.scene.dtype) + 1

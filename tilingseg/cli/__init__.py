@@ -170,21 +170,22 @@ def plan(scene: str, **wishes: Any) -> None:
 def vectorize(mask: str, **wishes: Any) -> None:
     """Turn the classes of MASK, any raster of whole numbers, into polygons and centrelines."""
     from tilingseg import flow
-    from tilingseg.outputs import OutputOptions
+    from tilingseg.output_folder import OutputOptions
     from tilingseg.vectorize.layers import VectorOptions
 
-    results = flow.vectorize(
-        mask,
-        wishes["out"],
-        options=flow.VectorizeOptions(
-            classes=wishes["classes"],
-            pixel_m=wishes["pixel_size"],
-            outputs=OutputOptions(
-                formats=wishes["formats"], vectors=VectorOptions(regularize=wishes["regularize"])
-            ),
-            overwrite=wishes["overwrite"],
+    options = flow.VectorizeOptions(
+        classes=wishes["classes"],
+        pixel_m=wishes["pixel_size"],
+        outputs=OutputOptions(
+            formats=wishes["formats"], vectors=VectorOptions(regularize=wishes["regularize"])
         ),
+        overwrite=wishes["overwrite"],
     )
+    bars = Bars(quiet=False)
+    try:
+        results = flow.vectorize(mask, wishes["out"], options=options, progress=bars)
+    finally:
+        bars.close()
     for _, path in results.outputs:
         click.echo(path)
     print_rows(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tilingseg.cluster.batch import BatchPlan, CarryOut
     from tilingseg.cluster.ledger import Line
     from tilingseg.cluster.outcome import BatchState
-    from tilingseg.flow import Progress
     from tilingseg.job import RunOptions
+    from tilingseg.progress import Progress
     from tilingseg.records import RunReport
 
     Command = Callable[..., None]

@@ -11,7 +11,7 @@ from tilingseg.cli.options import parse_list, regularize_option
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tilingseg.outputs import OutputOptions
+    from tilingseg.output_folder import OutputOptions
 
     Command = Callable[..., None]
 
@@ -37,7 +37,7 @@ def output_flags(command: Command) -> Command:
 
 def output_options(wishes: dict[str, Any]) -> OutputOptions:
     """Turn the parsed flags into options of the API."""
-    from tilingseg.outputs import OutputOptions
+    from tilingseg.output_folder import OutputOptions
     from tilingseg.vectorize.layers import VectorOptions
 
     return OutputOptions(

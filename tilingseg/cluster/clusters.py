@@ -71,7 +71,6 @@ def _cluster(recipe: ClusterRecipe) -> Any:
             threads_per_worker=1,
             memory_limit=recipe.memory or "auto",
             dashboard_address=STATUS_PAGE,
-            dashboard=False,
             local_directory=recipe.scratch_dir,
             silence_logs=logging.CRITICAL,
             env={"OMP_NUM_THREADS": str(recipe.threads)},

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from tilingseg.cluster.outcome import Watch
     from tilingseg.cluster.tasks import SceneJob
-    from tilingseg.flow import Progress
     from tilingseg.job import RunOptions
+    from tilingseg.progress import Progress
     from tilingseg.records import RunReport
 
 ATTEMPTS = 3

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import whole, write_whole
 from tilingseg.errors import OutputError
-from tilingseg.outputs import OutputFolder, read_report
+from tilingseg.output_folder import OutputFolder
+from tilingseg.outputs import read_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -28,7 +28,9 @@ from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.flow import open_store, run_region
 from tilingseg.infer import freed_memory_kept
 from tilingseg.job import load_once, prepare
-from tilingseg.outputs import OutputFolder, finish, publish, read_report
+from tilingseg.output_folder import OutputFolder
+from tilingseg.outputs import finish, publish, read_report
+from tilingseg.progress import Watch
 from tilingseg.store import WorkStore
 
 if TYPE_CHECKING:
@@ -193,7 +195,7 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
     pool = _BENCH.pool(scene.options.workers)
     region = desk.job.plan.region(index)
     with freed_memory_kept():
-        run_region(desk.job, desk.store, region, desk.engine, pool, threading.Event())
+        run_region(desk.job, desk.store, region, desk.engine, pool, Watch())
 
 
 @_plainly

@@ -1,0 +1,118 @@
+"""Where the outputs of a scene go: the names in its folder, and what may stand there already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tilingseg.errors import OutputError, PlanError
+from tilingseg.vectorize.layers import VectorOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tilingseg.plan import RunPlan
+
+RASTER_FORMATS = ("cog", "zarr")
+VECTOR_SUFFIXES = {
+    "geojson": ".geojson",
+    "geojsonseq": ".geojsonl",
+    "gpkg": ".gpkg",
+    "fgb": ".fgb",
+    "parquet": ".parquet",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """What is written."""
+
+    formats: tuple[str, ...] = ("cog", "geojson")
+    """Of `RASTER_FORMATS` and `VECTOR_SUFFIXES`."""
+    probability: bool = False
+    """Write the probabilities too."""
+    vectors: VectorOptions = field(default_factory=VectorOptions)
+    """How masks become vectors."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown formats.
+
+        Raises:
+            PlanError: with the ones that exist.
+        """
+        known = (*RASTER_FORMATS, *VECTOR_SUFFIXES)
+        for name in self.formats:
+            if name not in known:
+                raise PlanError(f"output format {name!r} is none of {', '.join(known)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFolder:
+    """Where the outputs of one scene stand."""
+
+    path: Path
+    """The folder."""
+    scene: str
+    """Name of the scene, first part of the file names."""
+
+    @classmethod
+    def of(cls, plan: RunPlan, out_dir: str | Path | None) -> OutputFolder:
+        """Return the folder that was asked for, or the default one."""
+        path = Path(f"{plan.scene.name}_tilingseg") if out_dir is None else Path(out_dir)
+        return cls(path=path, scene=plan.scene.name)
+
+    @property
+    def work(self) -> Path:
+        """Folder of the work store."""
+        return self.path / "work"
+
+    @property
+    def report(self) -> Path:
+        """The file that is written last."""
+        return self.path / "run.json"
+
+    def of_layer(self, layer: str, suffix: str) -> Path:
+        """Return the path of one output."""
+        return self.path / f"{self.scene}_{layer}{suffix}"
+
+    def check(self, *, overwrite: bool) -> None:
+        """Make the folder and see that it can be written and holds nothing that would be lost.
+
+        Raises:
+            OutputError: it cannot be written, or holds outputs and `overwrite` is off.
+        """
+        self._make()
+        # the outputs of an interrupted run are its own to replace
+        if not (overwrite or self.work.exists()):
+            _refuse_standing([self.report, *sorted(self.path.glob(f"{self.scene}_*"))])
+
+    def check_layers(
+        self, names: Iterable[str], options: OutputOptions, *, overwrite: bool
+    ) -> None:
+        """Do the same where nothing but vector layers will be written."""
+        self._make()
+        suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
+        if not suffixes:
+            raise PlanError(f"choose a vector format: {', '.join(VECTOR_SUFFIXES)}")
+        if not overwrite:
+            _refuse_standing([self.of_layer(n, suffix) for n in names for suffix in suffixes])
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / "run.json.part"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"the output folder {self.path} cannot be written: {error.strerror or error}"
+            ) from error
+
+
+def _refuse_standing(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise OutputError(
+                f"{path} exists; replace it with --overwrite or choose another folder"
+            )
