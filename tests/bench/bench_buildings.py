@@ -1,6 +1,7 @@
 """Figures for building footprints: how exact, how many corners, how fast.
 
-usage: bench_buildings.py [--seeds 0 1] [--real FOLDER] [--others] [--count 20000] [--workers 2]
+usage: python -m tests.bench.bench_buildings [--seeds 0 1] [--real FOLDER] [--others]
+       [--count 20000] [--workers 2]
 
 Draws scenes with exact truth, wobbles them as a network would, and prints tables in Markdown:
 synthetic kinds, rows of touching houses, real footprints laid out anew (`--real`: a folder with
@@ -10,7 +11,6 @@ GeoJSON files), speed. `--others` adds buildingregulariser, if it is installed.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -19,10 +19,7 @@ import numpy as np
 import shapely
 from shapely import affinity
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from building_scenes import Observation, Truth, draw, lay_out, observe
-
+from tests.bench.building_scenes import Observation, Truth, draw, lay_out, observe
 from tilingseg.metrics.polygons import compare_footprints
 from tilingseg.records import Georef
 from tilingseg.vectorize.buildings import BuildingOptions, footprints

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 """Shapes that travel to a worker together."""
-_MARGIN_PX = 12
+_MARGIN_PX = 16
 """Pixels looked at around a shape: more than twice what a footprint may leave it, so that what
 lies farther away cannot meet it."""
 
@@ -48,7 +48,8 @@ class BuildingOptions:
 
     regularize: Regularize = "auto"
     """`auto`: right angles, with diagonals, free directions and circles where the outline asks for
-    them; `strict`: right angles alone; `off`: the traced outline, simplified."""
+    them; `strict`: right angles alone, and the outline where they cannot follow it; `off`: the
+    traced outline, simplified."""
     threshold: float = 0.5
     """Probability from which a pixel belongs to the class, in (0, 1)."""
     min_area_m2: float = 4.0

@@ -43,8 +43,10 @@ def barred_pixels(own: NDArray[np.bool_], around: Surroundings) -> NDArray[np.in
     others = around.same & ~own
     if not others.any():
         return np.zeros((0, 2), np.intp)
-    row, col = np.nonzero(_border(own, others))
-    return np.stack([col + around.col, row + around.row], axis=1)
+    # Footprints may reach past the edge of the scene; there too, every pixel has one owner.
+    pad = _CELL_PX + 1
+    row, col = np.nonzero(_border(np.pad(own, pad), np.pad(others, pad)))
+    return np.stack([col + around.col - pad, row + around.row - pad], axis=1)
 
 
 def keep_clear(footprint: Polygon, traced: Polygon, barred: NDArray[np.intp]) -> Polygon:

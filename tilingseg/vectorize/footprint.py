@@ -72,6 +72,9 @@ _STRAY_PX = 0.8
 _HOPELESS_PX = 1.0
 """Root mean square distance from which on the walls do not describe the outline."""
 
+_MAX_LOSS = 0.1
+"""Share of the area that simplification may change."""
+
 _ALL = np.ones(9, bool)
 _RIGHT = np.arange(9) % 2 == 0
 _RIGHT[FREE] = False
@@ -109,7 +112,8 @@ def fit_footprint(
     Args:
         polygon: valid, along pixel edges, px.
         regularize: `auto`: right angles, and diagonals, free directions and circles where the
-            outline asks for them; `strict`: right angles alone; `off`: the outline, simplified.
+            outline asks for them; `strict`: right angles alone, and the outline where they cannot
+            follow it; `off`: the outline, simplified.
         scale: relative size of a pixel along x and y on the ground: right angles are right there.
         probability: of the class around the polygon; makes the walls more exact.
         cuts: float64 (k, 2, 2), straight lines along which the polygon was cut from its neighbours,
@@ -139,7 +143,9 @@ def fit_footprint(
 def simplified(polygon: Polygon, tolerance_px: float = 1.0) -> Polygon:
     """Simplify a polygon without changing its topology."""
     result = shapely.simplify(polygon, tolerance_px, preserve_topology=True)
-    return result if result.is_valid and not result.is_empty else polygon
+    # A tolerance of a pixel can halve what is only a few pixels large.
+    kept = abs(result.area - polygon.area) <= _MAX_LOSS * polygon.area
+    return result if kept and result.is_valid else polygon
 
 
 def _points(
@@ -169,7 +175,7 @@ def _fit_rings(
     fitted = []
     for points in rings:
         ring = _fit_ring(points @ frame, kinds, round_shapes and pins is None)
-        if ring is None or ring.stray_px > _HOPELESS_PX:
+        if ring is None or (kinds[FREE] and ring.stray_px > _HOPELESS_PX):
             return None
         fitted.append(ring)
     corners = [ring.corners for ring in fitted]
@@ -204,12 +210,20 @@ def _fit_ring(points: Points, kinds: NDArray[np.bool_], round_shapes: bool) -> _
         circle = _fit_circle(points, price, rough)
         if circle is not None and (ring is None or circle.cost < ring.cost):
             return circle
-    if ring is None or ring.stray_px > _STRAY_PX:
+    strict = not kinds[FREE]
+    if ring is None or ring.stray_px > _STRAY_PX or (strict and not _is_right(ring)):
         # Small parts of a small building cannot pay the full price, yet leaving them out shows.
         finer = _fit_walls(points, sums, breaks, kinds, price * _SHARE)
-        if finer is not None and (ring is None or finer.stray_px < ring.stray_px - 0.1):
-            return finer
-    return ring
+        if finer is not None and (ring is None or finer.stray_px < ring.stray_px - 0.1 or strict):
+            ring = finer
+    return None if strict and ring is not None and not _is_right(ring) else ring
+
+
+def _is_right(ring: _Ring) -> bool:
+    """Tell whether all angles are right; they are not where a corner was out of reach."""
+    edges = np.concatenate([ring.corners[1:], ring.corners[:1]]) - ring.corners
+    after = np.concatenate([edges[1:], edges[:1]])
+    return bool(np.abs(np.einsum("wc,wc->w", edges, after)).max() < 1e-6)
 
 
 def _fit_walls(

@@ -40,6 +40,10 @@ _watershed: Callable[..., NDArray[np.int32]] = watershed  # scikit-image does no
 
 _VALLEY_PX = 7
 """Wider dips of the probability are no walls."""
+_OPEN_DROP = 0.1
+"""Ground with a smaller drop belongs to no valley."""
+_VALLEY_WEIGHT = 10.0
+"""Drop against distance from the valley, px, when ground is shared out: cuts follow the bottom."""
 _MIN_DROP = 0.12
 """A valley is this much lower than both sides, as a share, in the mean over its length ..."""
 _STRAIGHT_DROP = 0.16
@@ -115,12 +119,16 @@ def _split_by_valley(
     drop = np.where(own, 1 - height / np.maximum(ceiling, 1), 0)
     if np.count_nonzero(core & (drop > _MIN_DROP)) < _MIN_VALLEY_PX:
         return None
-    smooth = ndimage.gaussian_filter(1 - drop, 0.7)
-    peaks = core & (smooth >= ndimage.maximum_filter(smooth, size=7))
+    # Where a valley has a hole, the ground around it is as narrow as the hole: basins of the
+    # distance from the valleys do not run together there, those of the probability do.
+    open_ground = ndimage.distance_transform_edt(np.pad(own & (drop < _OPEN_DROP), 1))[1:-1, 1:-1]
+    peaks = (open_ground > 2) & (
+        open_ground >= ndimage.maximum_filter(open_ground, size=_VALLEY_PX)
+    )
     markers, n = ndimage.label(peaks, structure=np.ones((3, 3)))
     if n < 2:
         return None
-    labels = _watershed(-smooth, markers, mask=own).astype(np.int32)
+    labels = _watershed(_VALLEY_WEIGHT * drop - open_ground, markers, mask=own).astype(np.int32)
     labels = _join_crooked(_join_basins(labels, drop, smallest), drop, _far_in(own))
     return labels if labels.max() > 1 else None
 
@@ -181,6 +189,7 @@ def _join_crooked(
     Noise winds, walls do not; and across a narrow waist the probability is low from both rims.
     """
     deep = ndimage.maximum_filter(drop, size=3)
+    limit = np.array(drop.shape)[:, None] - 1
     joined = np.arange(int(labels.max()) + 1)
     for a, b, at in _contacts(labels):
         middles = at[:, :2] + at[:, 2:] / 2
@@ -189,7 +198,8 @@ def _join_crooked(
         angle = 0.5 * np.arctan2(2 * (row @ col), row @ row - col @ col)
         along = row * np.cos(angle) + col * np.sin(angle)
         line = middle[:, None] + np.outer([np.cos(angle), np.sin(angle)], along)
-        known = inner[tuple(np.rint(line).astype(np.intp))]
+        row, col = np.minimum(np.rint(np.maximum(line, 0)), limit).astype(np.intp)
+        known = inner[row, col]
         depth = ndimage.map_coordinates(deep, line[:, known], order=1)
         if len(depth) < _MIN_VALLEY_PX or depth.mean() < _STRAIGHT_DROP + _DROP_PX / len(depth):
             joined[joined == joined[b]] = joined[a]
