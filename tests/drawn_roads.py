@@ -5,6 +5,7 @@ import shapely
 from rasterio.features import rasterize
 from scipy import ndimage
 from shapely import LineString
+from shapely.ops import substring
 
 from tilingseg.records import Georef
 
@@ -124,7 +125,7 @@ def cut_gaps(mask, network, seed, longest_m, pixel_m=1.0):
         if line.length < 40 or rng.random() < 0.5:
             continue
         at, half = rng.uniform(15, line.length - 15), rng.uniform(1, longest_m / 2)
-        part = shapely.ops.substring(line, at - half, at + half)
+        part = substring(line, at - half, at + half)
         shapes.append(part.buffer(width, cap_style="flat"))
     hole = rasterize(shapes, out_shape=mask.shape, transform=(pixel_m, 0, 0, 0, pixel_m, 0))
     return np.where(hole == 1, 0, mask).astype(np.uint8)

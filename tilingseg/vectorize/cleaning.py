@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilingseg.vectorize.junctions import axis_of, off_axes
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,16 +23,14 @@ PRUNE_ROUNDS = 4
 ARTEFACT_OF_RADIUS = 0.8
 """A hair that sticks out by less than this share of the road's radius is thinning's own: the
 corners of a square end draw two that stick out by half a radius."""
-SAME_JUNCTION = 0.9
+SAME_JUNCTION = 1.05
 """Two junctions are one if they are closer than this share of both radii together: side roads
 that leave a road less than its width apart."""
 SAME_CROSSING = 2.4
-"""As `SAME_JUNCTION`, where the road is much wider at both junctions than around them: there two
-roads cross at a flat angle, 20° and more."""
-SWOLLEN = 1.3
-"""How much wider counts as much wider; a side road at a right angle makes it 1.1."""
-ARM_POINTS = 64
-"""Points of a road next to a junction that tell its width; more would look without bounds."""
+"""As `SAME_JUNCTION`, where the axes of all roads meet in one point: there two roads cross at a
+flat angle, 20° and more."""
+OFF_AXIS = 0.4
+"""How far an axis may miss that point, in shares of the mean radius."""
 
 
 def prune_spurs(network: Network, min_spur_m: float) -> None:
@@ -121,18 +121,18 @@ def _is_inside(network: Network, number: int, edge: Edge) -> bool:
     """Tell whether an edge between two junctions is no road but the inside of one junction."""
     if min(network.degree(edge.start), network.degree(edge.stop)) < 3 or edge.start == edge.stop:
         return False
-    first_m, last_m = float(edge.radii[0]), float(edge.radii[-1])
-    share = edge.length / (first_m + last_m)
+    radius_m = (float(edge.radii[0]) + float(edge.radii[-1])) / 2
+    share = edge.length / (2 * radius_m)
     if share <= SAME_JUNCTION or share > SAME_CROSSING:
         return share <= SAME_JUNCTION
-    around = [_arm_radius(network, node, number) for node in (edge.start, edge.stop)]
-    return first_m >= SWOLLEN * around[0] and last_m >= SWOLLEN * around[1]
-
-
-def _arm_radius(network: Network, node: int, besides: int) -> float:
-    """Return half the width of the widest road at a node, one edge left out, metres."""
-    arms = [edge.radii for number, edge in network.leaving(node) if number != besides]
-    return max(float(np.median(radii[:ARM_POINTS])) for radii in arms) if arms else 0.0
+    axes = [
+        axis_of(arm, radius_m, 4 * radius_m)
+        for node in (edge.start, edge.stop)
+        for other, arm in network.leaving(node)
+        if other != number
+    ]
+    middle = (network.places[edge.start] + network.places[edge.stop]) / 2
+    return off_axes(middle, axes, edge.length) <= OFF_AXIS * radius_m
 
 
 def _unite(network: Network, members: list[int], places: dict[int, NDArray[np.float64]]) -> None:

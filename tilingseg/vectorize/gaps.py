@@ -218,12 +218,14 @@ def _bridge(network: Network, first: int, second: int) -> None:
     """Add a straight edge between two nodes."""
     if first == second:
         return
+    start, stop = network.places[first], network.places[second]
+    # The ends will belong to the roads on both sides; the middle keeps the gap in memory.
     network.add(
         Edge(
             start=first,
             stop=second,
-            points=np.array([network.places[first], network.places[second]]),
-            radii=np.full(2, np.nan),
-            probabilities=np.full(2, np.nan),
+            points=np.array([start, (start + stop) / 2, stop]),
+            radii=np.full(3, np.nan),
+            probabilities=np.full(3, np.nan),
         )
     )

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from tilingseg.vectorize.network import Edge, Network
 
+    Axis = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 HOLD = 0.25
 """Weight of the place that the skeleton gave, against 1 for the axis of each road."""
 BORDER_OF_RADIUS = 1.75
 """A road that ends within this share of its radius from the edge of the scene leaves it."""
 
 
-def axis_of(
-    edge: Edge, skip_m: float, span_m: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+def axis_of(edge: Edge, skip_m: float, span_m: float) -> Axis | None:
     """Fit a line to the first stretch of an edge, past its bent beginning.
 
     Args:
@@ -72,8 +72,31 @@ def place_junctions(network: Network, step_m: float) -> None:
         reach_m = max(radius_m, step_m) + network.reach.get(node, 0.0)
         network.reach[node] = reach_m
         axes = [axis_of(edge, reach_m, max(3 * radius_m, 6 * step_m)) for edge in edges]
-        found = sorted((tuple(c), tuple(t)) for c, t in (axis for axis in axes if axis is not None))
-        network.places[node] = _meeting(network.places[node], found, reach_m)
+        network.places[node] = _meeting(network.places[node], _in_order(axes), reach_m)
+
+
+def off_axes(place: NDArray[np.float64], axes: list[Axis | None], reach_m: float) -> float:
+    """Return by how much the farthest axis misses the point nearest to all, metres.
+
+    Args:
+        place: where the axes should meet, about; x and y, metres (2,).
+        axes: from `axis_of`; infinite is returned if one of them is None.
+        reach_m: farthest that the point may lie from `place`, metres.
+    """
+    known = _in_order(axes)
+    if len(known) < len(axes):
+        return math.inf
+    point = _meeting(place, known, reach_m)
+    x, y = float(point[0]), float(point[1])
+    return max(
+        abs((x - centre[0]) * towards[1] - (y - centre[1]) * towards[0])
+        for centre, towards in known
+    )
+
+
+def _in_order(axes: list[Axis | None]) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return the known axes sorted, so that sums over them do not depend on their order."""
+    return sorted((tuple(axis[0]), tuple(axis[1])) for axis in axes if axis is not None)
 
 
 def _meeting(

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from tilingseg.vectorize.network import Network
 
-Joint = tuple[tuple[float, float], ...]
-"""Up to two points on each side of a strip's border, in the order in which they come first."""
+Joint = tuple[tuple[tuple[float, float], ...], int]
+"""Up to two points on each side of a strip's border, and how many of them come before it; of both
+directions the one that sorts first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,12 +126,11 @@ def _parts(
 
 def _joint(values: NDArray[np.float64], index: int, *, ring: bool) -> Joint:
     """Name the border between the points before and at `index`."""
-    if ring:
-        near = values[np.arange(index - 2, index + 2) % (len(values) - 1), :2].tolist()
-    else:
-        near = values[max(index - 2, 0) : index + 2, :2].tolist()
-    forth = tuple((x, y) for x, y in near)
-    return min(forth, forth[::-1])
+    first = index - 2 if ring else max(index - 2, 0)
+    wanted = np.arange(first, index + 2 if ring else min(index + 2, len(values)))
+    near = values[wanted % (len(values) - 1) if ring else wanted, :2].tolist()
+    forth, n_before = tuple((x, y) for x, y in near), index - first
+    return min((forth, n_before), (forth[::-1], len(forth) - n_before))
 
 
 def _turned(line: Line) -> Line:
