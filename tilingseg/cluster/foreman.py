@@ -235,7 +235,7 @@ class _Foreman:
             self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
 
     def _region_failed(self, scene: _Scene, index: int, error: BaseException) -> None:
-        reason, count = reason_of(error), scene.attempts.get(index, 0) + 1
+        reason, count = _why(error), scene.attempts.get(index, 0) + 1
         scene.attempts[index] = count
         if isinstance(error, KilledWorker) and index not in scene.failures:
             scene.suspects.append(index)
@@ -252,7 +252,7 @@ class _Foreman:
         count = scene.attempts.get(OPENING, 0) + 1
         scene.attempts[OPENING] = count
         if isinstance(error, TilingSegError | KilledWorker) or count >= ATTEMPTS:
-            self._close(scene, reason=reason_of(error))
+            self._close(scene, reason=_why(error))
         elif scene.ticket:
             self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
         else:
@@ -312,6 +312,12 @@ def run_scene(client: Client, scene: SceneJob, progress: Progress) -> RunReport:
     if outcome.report is None:
         raise ClusterError(outcome.reason)
     return outcome.report
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, KilledWorker):
+        return "its workers died with it; give them more memory, or look into their logs"
+    return reason_of(error)
 
 
 def _reason(scene: _Scene) -> str:
