@@ -38,9 +38,10 @@ def draw_network(seed, side_m=800.0):
     """
     rng = np.random.default_rng(seed)
     n = int(side_m // 100) + 1
-    step = side_m / (n - 1)
+    # Only the long roads leave the scene: one that runs along its edge is half a road.
+    step = (side_m - 80) / (n - 1)
     nodes = np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), axis=-1) * step
-    nodes = nodes + rng.uniform(-22, 22, nodes.shape)
+    nodes = nodes + 40 + rng.uniform(-22, 22, nodes.shape)
     roads = []
     for i in range(n):
         for j in range(n):

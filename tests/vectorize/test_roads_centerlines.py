@@ -199,10 +199,11 @@ def test_without_a_pixel_size_the_pixel_is_the_unit_and_the_names_say_so():
 
 
 def test_a_mask_much_finer_than_needed_gives_the_same_roads():
-    network = draw_network(1, 200.0)
+    network = draw_network(1, 400.0)
     truth = [line for line, _ in network]
-    fine = found(ArrayMask(draw_mask(network, 200.0, 0.1), pixel_m=(0.1, 0.1)))
-    metres = [shapely.transform(f.geometry, lambda points: points * 0.1) for f in fine]
+    mask = draw_mask(network, 400.0, 0.15, rough_m=0.2)
+    fine = found(ArrayMask(mask, pixel_m=(0.15, 0.15)))
+    metres = [shapely.transform(f.geometry, lambda points: points * 0.15) for f in fine]
     agreement = road_agreement(truth, metres, buffer_m=1.5)
     assert agreement.completeness > 0.95
     assert agreement.correctness > 0.95

@@ -7,6 +7,7 @@ Every decision looks a bounded distance far, and ties are broken by the place of
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,7 +82,7 @@ def is_spur(network: Network, edge: Edge, min_spur_m: float) -> bool:
         edge: seen from its free end.
         min_spur_m: metres from the edge of the road that it grows from to its own tip.
     """
-    artefact_m = ARTEFACT_OF_RADIUS * float(np.nan_to_num(edge.radii[-1]))
+    artefact_m = ARTEFACT_OF_RADIUS * _known(edge.radii[-1])
     is_dead_end = network.degree(edge.stop) > 2
     return is_dead_end and _out_m(edge.reversed()) < max(min_spur_m, artefact_m)
 
@@ -89,8 +90,12 @@ def is_spur(network: Network, edge: Edge, min_spur_m: float) -> bool:
 def _out_m(hair: Edge) -> float:
     """Return how far a hair sticks out of the road at its first point, metres."""
     # The skeleton of a road ends about one radius before the road does.
-    first_m, last_m = (float(np.nan_to_num(hair.radii[k])) for k in (0, -1))
-    return hair.length - first_m + last_m
+    return hair.length - _known(hair.radii[0]) + _known(hair.radii[-1])
+
+
+def _known(radius_m: float) -> float:
+    """Return a radius, metres, and 0 for that of a joined gap, which is NaN."""
+    return 0.0 if math.isnan(radius_m) else float(radius_m)
 
 
 def merge_junctions(network: Network) -> None:

@@ -3,7 +3,9 @@
 A traced outline is a staircase. Plain averaging would straighten it and shave every bend and end;
 Taubin (1995), "Curve and surface smoothing without shrinkage", ICCV, follows each step inwards by
 one outwards. Here what the first Gaussian took away is smoothed once more and given back, which
-leaves what is longer than a few pixels as it was: area, width and bends stay.
+leaves what is longer than a few pixels as it was: width and bends stay. The corners of blocks
+are still filled more than dead ends are shaved; the area that this adds, up to 1 %, is taken off
+evenly along the outline.
 Centrelines are the business of `centerlines`.
 """
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from tilingseg.records import Georef, MaskReader, Shape
 
@@ -134,8 +137,17 @@ def smooth_polygon(polygon: Polygon, tolerance_px: float) -> Polygon:
             continue
         simple = shapely.simplify(smooth, tolerance_px, preserve_topology=True)
         if simple.is_valid and not simple.is_empty:
-            return simple
+            return _of_area(simple, polygon.area)
     return polygon
+
+
+def _of_area(polygon: Polygon, area_px: float) -> Polygon:
+    """Shift an outline by the hundredths of a pixel that give it an area, px²."""
+    shift_px = (area_px - polygon.area) / polygon.length
+    shifted: BaseGeometry = polygon.buffer(shift_px, join_style="mitre", mitre_limit=2.0)
+    if not isinstance(shifted, Polygon) or not shifted.is_valid:
+        return polygon
+    return shifted if len(shifted.interiors) == len(polygon.interiors) else polygon
 
 
 def _smooth_ring(ring: shapely.LinearRing, sigma_px: float) -> NDArray[np.float64]:
