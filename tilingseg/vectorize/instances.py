@@ -326,8 +326,10 @@ def _straight(
     if abs(off) < np.radians(_SNAP_DEG):
         angle -= off
     along = np.array([np.cos(angle), np.sin(angle)])
-    left, bottom, right, top = polygon.bounds
-    half = right - left + top - bottom
+    reach = (points - middle) @ along
+    longest = 1.5 * (reach.max() - reach.min()) + _SLACK_PX
+    # A chord that goes on beyond this is too long; a short line meets few edges of a large block.
+    half = longest + 1
     line = shapely.linestrings(np.array([middle - half * along, middle + half * along]))
     chords = shapely.get_parts(shapely.intersection(line, polygon))
     if not len(chords):
@@ -337,9 +339,8 @@ def _straight(
     if len(ends) < 2:
         return None
     ends = ends[[0, -1]]
-    reach = (points - middle) @ along
     low, high = np.sort((ends - middle) @ along)
-    if high - low > 1.5 * (reach.max() - reach.min()) + _SLACK_PX:
+    if high - low > longest or max(high, -low) > half - 0.5:
         return None
     span = np.clip([reach.min() - 1, reach.max() + 1], low, high)
     # A little longer than the chord, so that it crosses the outline in spite of rounding.
