@@ -54,7 +54,7 @@ class TilingOptions:
     """How overlaps become one result; `auto`: exact where the network allows it."""
     batch_size: int | None = None
     """Tiles in one forward pass."""
-    memory_bytes: int = 500_000_000
+    memory_bytes: int = 330_000_000
     """What one forward pass may use, bytes."""
     region_px: int | None = None
     """Side that a region is rounded to, px: the unit of work on a cluster and of resuming."""
