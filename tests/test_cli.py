@@ -199,11 +199,11 @@ class TestInfo:
 
 
 @contextmanager
-def full_disk(path):
-    """A file system of 300 kB; needs the right to mount."""
+def full_disk(path, size_kb):
+    """A small file system; needs the right to mount."""
     path.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", str(path)], capture_output=True
     )
     if done.returncode:
         pytest.skip(f"no right to mount a small file system: {done.stderr.decode().strip()}")
@@ -294,12 +294,12 @@ class TestBadInput:
         assert "exists; replace it with --overwrite" in err
         assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
 
-    def test_disk_full(self, call, tmp_path, model):
+    @pytest.mark.parametrize("size_kb", [40, 300, 900, 1600])
+    def test_disk_full(self, call, tmp_path, model, size_kb):
         path = make_geotiff(tmp_path / "large.tif", smooth_noise(900, 900))
-        with full_disk(tmp_path / "disk") as disk:
-            self.refuse(
-                call, disk / "out", path, "--model", model, "--probability", words=["space"]
-            )
+        with full_disk(tmp_path / "disk", size_kb) as disk:
+            out = disk / "out"
+            self.refuse(call, out, path, "--model", model, "--probability", words=[str(out)])
 
     def test_area_outside_the_scene(self, call, tmp_path, model, scene):
         self.refuse(

@@ -8,10 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
+import shapely
 import torch
+from shapely.affinity import affine_transform
 
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
 from tilingseg.errors import PlanError, TileError
@@ -23,6 +26,7 @@ from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import OutputOptions
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, Scaling
+from tilingseg.vectorize.layers import VectorOptions
 
 SHAPE = (700, 900)
 RASTERS = OutputOptions(formats=("cog",), probability=True)
@@ -88,7 +92,7 @@ def outputs_of(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.json"
+        if path.is_file() and path.name != "run.json" and "work.part" not in path.parts
     }
 
 
@@ -206,6 +210,61 @@ class TestReport:
         assert report.n_tiles == 0
 
 
+class TestNodata:
+    @pytest.mark.parametrize("regularize", ["off", "auto", "strict"])
+    def test_never_appears_in_a_polygon(self, tmp_path, model, scene, regularize):
+        outputs = OutputOptions(vectors=VectorOptions(regularize=regularize))
+        box = (500_020.0, 4_999_800.0, 500_200.0, 4_999_970.0)
+        run(scene, tmp_path, options=options_for(model, outputs=outputs, box=box))
+        with rasterio.open(tmp_path / "scene_mask.tif") as dataset:
+            empty = dataset.read(1) == NODATA
+            transform, crs = dataset.transform, dataset.crs
+        rows, cols = np.nonzero(empty)
+        cells = shapely.box(cols, rows, cols + 1, rows + 1)
+        a, b, c, d, e, f = transform[:6]
+        nodata = affine_transform(shapely.union_all(cells), (a, b, d, e, c, f))
+        frame = affine_transform(shapely.box(0, 0, *empty.shape[::-1]), (a, b, d, e, c, f))
+        for name in ("building", "road"):
+            found = geopandas.read_file(tmp_path / f"scene_{name}.geojson").to_crs(crs)
+            assert len(found) > 0
+            # seven decimals of a degree are a centimetre
+            assert found.intersection(nodata.buffer(-0.03)).area.max() < 1e-6
+            assert found.difference(frame.buffer(0.03)).area.max() < 1e-6
+
+
+class TestOverwriting:
+    def test_removes_what_the_new_run_does_not_write(self, tmp_path, model, scene):
+        run(scene, tmp_path, options=options_for(model, outputs=OutputOptions()))
+        (tmp_path / "scene_notes.txt").write_text("mine")
+        run(scene, tmp_path, options=options_for(model, overwrite=True))
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {
+            *("scene_mask.tif", "scene_mask.tif.aux.xml", "scene_probability.tif"),
+            *("preview.png", "run.json", "scene_notes.txt"),
+        }
+
+    def test_an_interrupted_run_leaves_the_old_outputs_alone(
+        self, tmp_path, model, scene, monkeypatch
+    ):
+        import tilingseg.outputs
+
+        run(scene, tmp_path, options=options_for(model))
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        options = options_for(model, overwrite=True, thresholds=((None, 0.6),))
+        with monkeypatch.context() as patch:
+            patch.setattr(tilingseg.outputs, "write_preview", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(scene, tmp_path, options=options)
+        after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        assert after == before
+        run(scene, tmp_path, options=options)
+        assert (tmp_path / "scene_mask.tif").read_bytes() != before["scene_mask.tif"]
+
+
 class TestInterruption:
     def test_goes_on_with_the_missing_regions(self, tmp_path, model, scene, monkeypatch):
         import tilingseg.plan
@@ -272,20 +331,23 @@ class TestInterruption:
         subprocess.run(command(tmp_path / "whole"), check=True)
         seconds = time.monotonic() - start
         dice = random.Random(0)
-        n_killed = 0
-        for _ in range(10):
-            process = subprocess.Popen(command(tmp_path / "out"))
+        n_killed = n_finished = 0
+        while n_killed < 10 or n_finished < 1:
+            out = tmp_path / f"out{n_finished}"
+            process = subprocess.Popen(command(out))
             try:
-                process.wait(dice.uniform(0.3, 1.0) * seconds)
-                break
+                # the tenth kill is followed by a run to the end
+                process.wait(dice.uniform(0.1, 1.0) * seconds if n_killed < 10 else None)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 n_killed += 1
-        else:
-            subprocess.run(command(tmp_path / "out"), check=True)
-        assert n_killed > 0
-        assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "whole")
+                if not (out / "run.json").exists() or (out / "work").exists():
+                    continue
+            else:
+                assert process.returncode == 0
+            assert outputs_of(out) == outputs_of(tmp_path / "whole")
+            n_finished += 1
 
 
 def test_classes_that_are_not_asked_for_are_not_written(tmp_path, model, scene):

@@ -39,7 +39,7 @@ def whole(path: Path) -> Iterator[Path]:
         _remove_parts(path)
         yield part
         _flush(part)
-        _replace(part, path)
+        put_in_place(part, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -91,7 +91,8 @@ def _flush(part: Path) -> None:
             os.close(descriptor)
 
 
-def _replace(part: Path, path: Path) -> None:
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a finished file or folder over what may stand under the final name."""
     if not path.is_dir():
         part.replace(path)
         return
@@ -103,3 +104,4 @@ def _replace(part: Path, path: Path) -> None:
     except OSError:
         aside.rename(path)
         raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,7 +83,7 @@ class OutputFolder:
         Raises:
             OutputError: it cannot be written, or holds outputs and `overwrite` is off.
         """
-        self._make()
+        self.make()
         # the outputs of an interrupted run are its own to replace
         if not (overwrite or self.work.exists()):
             _refuse_standing([self.report, *sorted(self.path.glob(f"{self.scene}_*"))])
@@ -91,16 +92,23 @@ class OutputFolder:
         self, names: Iterable[str], options: OutputOptions, *, overwrite: bool
     ) -> None:
         """Do the same where nothing but vector layers will be written."""
-        self._make()
+        self.make()
         suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
         if not suffixes:
             raise PlanError(f"choose a vector format: {', '.join(VECTOR_SUFFIXES)}")
         if not overwrite:
             _refuse_standing([self.of_layer(n, suffix) for n in names for suffix in suffixes])
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Make the folder and see that it can be written.
+
+        Raises:
+            OutputError: it cannot.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # left where a complete run was killed while it cleaned up
+            shutil.rmtree(self.work.with_name(self.work.name + ".part"), ignore_errors=True)
             probe = self.path / "run.json.part"
             probe.touch()
             probe.unlink()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import tempfile
+import shutil
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tilingseg.atomic import write_whole
+from tilingseg.atomic import put_in_place, write_whole
 from tilingseg.errors import OutputError
 from tilingseg.export import (
     class_colour,
@@ -37,7 +37,7 @@ from tilingseg.export import (
     write_probability_cog,
 )
 from tilingseg.features import Layer, write_features, write_style
-from tilingseg.output_folder import VECTOR_SUFFIXES
+from tilingseg.output_folder import VECTOR_SUFFIXES, OutputFolder
 from tilingseg.plan import plan_identity
 from tilingseg.progress import WatchedMask, silent
 from tilingseg.records import RunReport, to_json, tuples
@@ -48,12 +48,14 @@ if TYPE_CHECKING:
 
     from shapely.geometry.base import BaseGeometry
 
-    from tilingseg.output_folder import OutputFolder, OutputOptions
+    from tilingseg.output_folder import OutputOptions
     from tilingseg.progress import Progress
     from tilingseg.records import Feature, MaskReader, RegionReport, SceneReader
     from tilingseg.store import WorkStore
 
 PACKAGES = ("torch", "numpy", "rasterio", "zarr", "shapely", "geopandas", "pyproj")
+WAITING = "outputs"
+"""Folder in the work store where finished outputs wait until all are there."""
 MAX_OUTLINES = 50_000
 """Outlines drawn into the preview; more would fill it."""
 
@@ -111,14 +113,18 @@ def publish(
     """
     results, model = Results(), store.plan.model
     wanted = Wanted(class_indexes=model.class_indexes, thresholds=model.thresholds)
+    waiting = OutputFolder(path=store.folder / WAITING, scene=folder.scene)
+    shutil.rmtree(waiting.path, ignore_errors=True)  # of a run that was killed in here
+    waiting.make()
     with results.clock("export"):
-        _write_rasters(store, folder, options, results)
+        _write_rasters(store, waiting, options, results)
     with results.clock("vectorize"):
-        outlines = write_vectors(store, wanted, folder, options, results, progress)
+        outlines = write_vectors(store, wanted, waiting, options, results, progress)
     with results.clock("preview"):
-        path = folder.path / "preview.png"
+        path = waiting.path / "preview.png"
         write_preview(path, reader, store, store.plan.extent, outlines)
         results.outputs.append(("preview", str(path)))
+    results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
     results.outputs.append(("report", str(folder.report)))
     text = _report_text(store, _report(store, results, n_resumed))
     store.mark_finished(text)
@@ -126,10 +132,33 @@ def publish(
 
 
 def finish(store: WorkStore, folder: OutputFolder, text: str) -> RunReport:
-    """Put the report of a finished store in place and remove the store."""
+    """Put outputs and report of a finished store in place and remove the store.
+
+    Outputs of an earlier run that this one has not written again are removed with it.
+    """
+    earlier, waiting = read_report(folder), store.folder / WAITING
+    names = {Path(path).name for _, path in _report_of(text).outputs}
+    try:
+        for path in sorted(waiting.iterdir()) if waiting.exists() else ():
+            put_in_place(path, folder.path / path.name)
+        for _, old in earlier.outputs if earlier is not None else ():
+            if Path(old).name not in names:
+                _remove(folder.path / Path(old).name)
+    except OSError as error:
+        raise OutputError(
+            f"cannot put the outputs into {folder.path}: {error.strerror or error}; "
+            "repeat the command to go on"
+        ) from error
     write_whole(folder.report, text)
     store.remove()
     return _report_of(text)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_report(folder: OutputFolder) -> RunReport | None:
@@ -160,7 +189,7 @@ def _write_rasters(
     if "cog" in options.formats:
         path = folder.of_layer("mask", ".tif")
         write_mask_cog(path, store, extent, tags)
-        results.outputs.append(("mask", str(path)))
+        results.outputs += [("mask", str(path)), ("legend", f"{path}.aux.xml")]
         if options.probability:
             path = folder.of_layer("probability", ".tif")
             write_probability_cog(path, store, extent, tags)
@@ -199,7 +228,10 @@ def write_vectors(
     outlines: list[BaseGeometry] = []
     if not suffixes:
         return outlines
-    with tempfile.TemporaryDirectory(prefix="features.part", dir=folder.path) as spools:
+    spools = folder.path / "features.part"
+    shutil.rmtree(spools, ignore_errors=True)
+    spools.mkdir()
+    try:
         watched = WatchedMask(mask, progress)
         for found in vector_layers(
             watched, wanted.class_indexes, wanted.thresholds, options.vectors, results.left_out
@@ -211,16 +243,20 @@ def write_vectors(
                 geometry_type=found.geometry_type,
                 color=class_colour(found.class_index),
             )
-            spool = _Spool(Path(spools) / found.name, found.features)
+            spool = _Spool(spools / found.name, found.features)
             for suffix in suffixes:
                 path = folder.of_layer(found.name, suffix)
                 written = write_features(spool, path, layer)
                 results.outputs.append((found.name, str(path)))
                 results.left_out.update(dict(written.left_out))
                 results.n_features[found.name] = written.n_features
-            write_style(folder.of_layer(found.name, ".qml"), layer)
+            style = folder.of_layer(found.name, ".qml")
+            write_style(style, layer)
+            results.outputs.append(("style", str(style)))
             missing = MAX_OUTLINES - len(outlines)
             outlines += [feature.geometry for feature in islice(spool, missing)]
+    finally:
+        shutil.rmtree(spools, ignore_errors=True)
     return outlines
 
 

@@ -332,7 +332,7 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
     multiple = geometry.multiple_px
     costs = []
     for core in CORE_SIZES_PX:
-        size = -(-core // multiple) * multiple + overlap
+        size = -(-(core + overlap) // multiple) * multiple
         grid = _grid(scene, geometry, size, overlap)
         height, width = grid.tile_shape
         too_large = _forward_bytes(grid, geometry) > options.memory_bytes

@@ -192,8 +192,11 @@ class WorkStore:
         return path.read_text(encoding="utf-8") if path.exists() else None
 
     def remove(self) -> None:
-        """Delete the store."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the store; half of one is never taken for a whole one."""
+        aside = self.folder.with_name(self.folder.name + ".part")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _record(self, index: int) -> Path:
         return self.folder / "done" / f"{index:06d}.json"

@@ -43,7 +43,7 @@ def main() -> None:
     except TilingSegError as error:
         _fail(f"error: {error}", 1)
     except click.exceptions.Abort:
-        _fail("interrupted; finished regions are kept, repeat the command to go on", 130)
+        _fail("interrupted; repeat the command to go on", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

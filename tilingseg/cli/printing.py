@@ -30,7 +30,7 @@ class Bars:
             self.close()
             self._stage = stage
             self._bar = tqdm(
-                total=total, initial=done, desc=stage, disable=self._quiet, file=sys.stderr
+                total=total, initial=done, desc=stage, disable=self._quiet or None, file=sys.stderr
             )
         self._bar.update(done - self._bar.n)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from tilingseg.vectorize.areas import areas
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
 from tilingseg.vectorize.centerlines import centerlines
+from tilingseg.vectorize.nodata import keep_to_data
 from tilingseg.vectorize.roads import RoadOptions, road_polygons
 from tilingseg.vectorize.trace import TraceOptions, trace
 
@@ -78,11 +79,11 @@ def vector_layers(
                 threshold=thresholds[index],
                 workers=options.workers,
             )
-            found = footprints(shapes, mask, building, left_out)
+            found = keep_to_data(footprints(shapes, mask, building, left_out), mask, left_out)
             yield layer(name=name, geometry_type="Polygon", features=found)
         elif name.lower() in ROADS:
             road = RoadOptions()
-            found = road_polygons(shapes, mask, road, left_out)
+            found = keep_to_data(road_polygons(shapes, mask, road, left_out), mask, left_out)
             yield layer(name=name, geometry_type="Polygon", features=found)
             found = centerlines(mask, index + 1, road, left_out)
             yield layer(name=f"{name}_centerline", geometry_type="LineString", features=found)
