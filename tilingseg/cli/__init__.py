@@ -8,6 +8,7 @@ to stdout, progress and errors to stderr. Everything heavy is imported inside th
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from tilingseg.errors import TilingSegError
 
 def main() -> None:
     """Run the command line; the console script calls this."""
+    # rasterio mutes this itself where a raster lies nowhere by design, but not from several threads
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     try:
         cli.main(standalone_mode=False)
     except TilingSegError as error:
