@@ -13,6 +13,7 @@ import pyogrio
 import pytest
 import shapely
 
+from tests.full_disk import files_up_to
 from tests.rfc7946 import problems
 from tilingseg.errors import DependencyError, OutputError, SceneError
 from tilingseg.features import SUFFIXES, Layer, write_features, write_style
@@ -170,20 +171,15 @@ class TestAtomicWriting:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("limit", [0, 60_000, 110_000, 160_000, 250_000, 400_000])
     def test_a_full_disk_is_said_or_the_file_is_whole(self, tmp_path, suffix, limit):
-        resource = pytest.importorskip("resource", reason="needs limits of POSIX")
         path = tmp_path / f"scene{suffix}"
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            write_features(boxes(1500), path, layer())
+            with files_up_to(limit):
+                write_features(boxes(1500), path, layer())
         except OutputError:
             assert list(tmp_path.iterdir()) == []
         else:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
             assert len(read(path)) == 1500
             assert path.suffix != ".gpkg" or indexed(path) == 1500
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     def test_an_unknown_suffix_is_refused_with_the_known_ones(self, tmp_path):
         with pytest.raises(OutputError, match=r"\.shp.*none of \.geojson"):

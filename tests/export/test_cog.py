@@ -1,5 +1,4 @@
 import json
-import resource
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from tests.export.results import ArrayResult
 from tests.fakes import UTM
+from tests.full_disk import files_up_to
 from tilingseg.errors import OutputError
 from tilingseg.export import class_colour, write_mask_cog, write_probability_cog
 from tilingseg.export.windows import STEP_PX
@@ -22,14 +22,6 @@ from tilingseg.records import NODATA, Georef
 WRITERS = [write_mask_cog, write_probability_cog]
 TAGS = (("TILINGSEG_MODEL", "unet"), ("TILINGSEG_STITCHING", "exact, halo 96 px"))
 SHAPES = [(70, 90), (512, 512), (513, 1100), (2100, 1300)]
-
-
-@pytest.fixture
-def small_files():
-    """Let no file grow beyond a limit: what a full disk does, without one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def overviews(path):
@@ -189,13 +181,15 @@ def test_254_classes_fit(tmp_path):
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
-def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, small_files, write, share):
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, write, share):
     result = ArrayResult(1100, 900)
     result.probability[:] = result.mask  # compresses well: a file of several buffers, not more
     write(tmp_path / "r.tif", result, result.whole)
     old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    small_files(int(share * len(old["r.tif"])))
-    with pytest.raises(OutputError, match=r"cannot write .*r\.tif: .*MB are free"):
+    with (
+        files_up_to(int(share * len(old["r.tif"]))),
+        pytest.raises(OutputError, match=r"cannot write .*r\.tif: .*MB are free"),
+    ):
         write(tmp_path / "r.tif", result, result.whole)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 

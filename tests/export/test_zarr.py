@@ -1,5 +1,4 @@
 import json
-import resource
 
 import numpy as np
 import ome_zarr.io
@@ -10,6 +9,7 @@ from ome_zarr_models import open_ome_zarr
 
 from tests.export.results import ArrayResult
 from tests.fakes import UTM
+from tests.full_disk import files_up_to
 from tilingseg.errors import OutputError
 from tilingseg.export import class_colour, write_mask_zarr
 from tilingseg.export.windows import STEP_PX
@@ -170,13 +170,11 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_folder(tmp_path):
     result = ArrayResult(600, 500)
     write_mask_zarr(tmp_path / "m.zarr", result, result.whole)
     old = files(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(OutputError, match=r"cannot write .*m\.zarr: File too large"):
-            write_mask_zarr(tmp_path / "m.zarr", result, result.whole)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with (
+        files_up_to(10_000),
+        pytest.raises(OutputError, match=r"cannot write .*m\.zarr: File too large"),
+    ):
+        write_mask_zarr(tmp_path / "m.zarr", result, result.whole)
     assert files(tmp_path) == old
 
 
