@@ -71,7 +71,7 @@ def test_the_spec_of_a_recipe_builds_its_network(tmp_path):
         ("seed = 3", "sede = 3", "unknown key 'sede'; known: name, classes"),
         ("steps = 10", "stepz = 10", r"schedule: unknown key 'stepz'"),
         ("[schedule]\nsteps = 10", "[schedule]", r"schedule: the key 'steps' is missing"),
-        ("gsd_m = 1\n", "", "the key 'gsd_m' is missing"),
+        ("mean = [0.5]\n", "", "the key 'mean' is missing"),
         ("gsd_m = 1\n", 'gsd_m = "1"\n', "gsd_m is '1', must be float"),
         ("seed = 3", "seed = true", "seed is True, must be int"),
         ("seed = 3", "seed = 3.5", "seed is 3.5, must be int"),

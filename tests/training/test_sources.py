@@ -181,7 +181,7 @@ def test_splits_are_kept_apart(folder):
         ({"exclude": ("*",)}, "exclude leave none"),
         ({"mask": "{}_absent.tif"}, "mask .*a_absent.tif cannot be read"),
         ({"classes": (ClassLabel(name="road", vectors="{}.gpkg"),)}, "labels .*a.gpkg cannot be"),
-        ({"unlabelled": (0, 1, 2, 3)}, "nothing in .* is labelled"),
+        ({"unlabelled": (0, 1, 2, 3, 255)}, "nothing in .* is labelled"),
     ],
 )
 def test_unusable_sources_are_named(folder, changes, message):
@@ -194,3 +194,22 @@ def test_a_mask_of_another_shape_is_refused(folder):
     write_raster(folder / "a_mask.tif", np.ones((40, 40), np.uint8), crs=None)
     with pytest.raises(TrainingError, match="40 × 40 px, which does not fit a_rgb of 40 × 50"):
         load_sources(make_recipe(make_source()), folder, "train")
+
+
+def test_a_mask_in_black_and_white_has_255_as_a_class(folder):
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:20, 5:30] = 255
+    write_raster(folder / "a_mask.tif", mask)
+    classes = (ClassLabel(name="building", values=(255,)),)
+    source = make_source(classes=classes, unlabelled=())
+    (raster,) = load_sources(make_recipe(source), folder, "train")
+    np.testing.assert_array_equal(raster.labels[0], mask == 255)
+    (raster,) = load_sources(make_recipe(make_source(classes=classes)), folder, "train")
+    assert 1 not in raster.labels[0]
+
+
+def test_a_recipe_without_a_gsd_takes_pixels_as_they_are(folder):
+    (raster,) = load_sources(make_recipe(make_source(), gsd_m=None), folder, "train")
+    assert raster.gsd_m == 1.0
+    np.testing.assert_array_equal(raster.pixels, stored(folder / "a_rgb.tif")[:, :, :45])
+    assert make_recipe(make_source(), gsd_m=None).spec().gsd_m is None

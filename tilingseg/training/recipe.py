@@ -45,8 +45,9 @@ class SourceRecipe:
 
     name: str
     """Origin or region; metrics are reported under it."""
-    split: Literal["train", "validation"]
-    """Whether weights are fitted to it or measured on it; never both for one area."""
+    split: Literal["train", "validation", "test"]
+    """Whether weights are fitted to it, choices are made on it, or it is kept for the last
+    measurement; one area has one use."""
     rasters: str
     """Pattern of the raster files. What its `*` match fills the `{}` of the label files."""
     classes: tuple[ClassLabel, ...]
@@ -61,7 +62,7 @@ class SourceRecipe:
     """Mask raster for each raster, as `masks/{}.png`; with a georeference it may cover a part of
     the raster, and only that part is used."""
     unlabelled: tuple[int, ...] = (255,)
-    """Mask values that say nothing about any class."""
+    """Mask values that say nothing about any class; none of them where 255 is a class."""
     rows: tuple[float, float] = (0.0, 1.0)
     """Part of the labelled height that is used, from top 0 to bottom 1."""
     gsd_m: float | None = None
@@ -106,8 +107,9 @@ class TrainingRecipe:
     """Class names in output order."""
     bands: tuple[str, ...]
     """Band names in input order."""
-    gsd_m: float
-    """Ground pixel size that the network works at, metres."""
+    gsd_m: float | None = None
+    """Ground pixel size that the network works at, metres; None: pixels as they are, whatever their
+    size, for pictures that know none."""
     mean: tuple[float, ...]
     """Per band, of the values scaled to 0…1."""
     std: tuple[float, ...]
@@ -126,6 +128,8 @@ class TrainingRecipe:
     """How training windows are varied."""
     notes: tuple[str, ...] = ()
     """What a user of the model should know; its spec gets them after the measured scores."""
+    not_for: tuple[str, ...] = ()
+    """What the model must not be used for, one line each; its card gets them."""
     seed: int = 0
     """Decides the first weights, the windows and their variation."""
 
@@ -155,6 +159,11 @@ class TrainingRecipe:
                 )
         if not any(source.split == "train" for source in self.sources):
             raise TrainingError("the recipe has no source with split = 'train'")
+
+    @property
+    def pixel_m(self) -> float:
+        """Length of a window's pixel, metres; 1 where pixels are taken as they are."""
+        return 1.0 if self.gsd_m is None else self.gsd_m
 
     def spec(self) -> ModelSpec:
         """Return the spec of the model to be trained; its thresholds are not chosen yet."""

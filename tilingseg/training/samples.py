@@ -78,8 +78,8 @@ def draw_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, step
     for index in rng.choice(len(rasters), recipe.schedule.batch_size, p=_shares(rasters)):
         raster = rasters[index]
         warp = draw_warp(recipe.augment, rng)
-        centre = _centre(raster, rng, side * recipe.gsd_m / raster.gsd_m * warp.scale)
-        windows.append(cut_window(raster, centre, side, recipe.gsd_m, warp=warp))
+        centre = _centre(raster, rng, side * recipe.pixel_m / raster.gsd_m * warp.scale)
+        windows.append(cut_window(raster, centre, side, recipe.pixel_m, warp=warp))
     pixels, valid, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
     return Batch(pixels=vary_look(pixels, recipe.augment, generator), valid=valid, labels=labels)
 

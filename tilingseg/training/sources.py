@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 N_ANCHORS = 4096
 """Positive pixels that are remembered for each class of a raster."""
+_SILENT = -1
+"""Value of a mask where it says nothing: every byte may stand for a class."""
 _COARSER = 0.9
 """A raster of at least this share of the model's GSD keeps its own pixels."""
 
@@ -66,7 +68,7 @@ class LabelledRaster:
     labels: NDArray[np.uint8]
     """(classes, height, width): 0, 1 or `UNKNOWN`."""
     gsd_m: float
-    """Ground pixel size, metres."""
+    """Ground pixel size, metres; 1 where the recipe takes pixels as they are."""
     scaling: Scaling
     """Stored values that become 0 and 1."""
     anchors: tuple[NDArray[np.int64], ...]
@@ -89,12 +91,16 @@ def load_sources(recipe: TrainingRecipe, folder: Path, split: str) -> tuple[Labe
         _load(recipe, source, folder, (path, stars))
         for source in recipe.sources
         if source.split == split
-        for path, stars in _matches(source, folder)
+        for path, stars in match_files(source, folder)
     )
 
 
-def _matches(source: SourceRecipe, folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Yield each raster of a source with the text that the pattern's stars stand for."""
+def match_files(source: SourceRecipe, folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield each raster of a source with the text that the pattern's stars stand for.
+
+    Raises:
+        TrainingError: there is none.
+    """
     pattern = re.compile(re.escape(source.rasters).replace(r"\*", "([^/]*)"))
     found = False
     for path in sorted(folder.glob(source.rasters)):
@@ -120,8 +126,8 @@ def _load(
     path, stars = found
     reader, gsd_m = _open(path, source, recipe)
     try:
-        labels = _read_labels(reader.scene, recipe, source, folder, stars)
-        window = _labelled_part(labels, source, path)
+        labels = read_labels(reader.scene, recipe, source, folder, stars)
+        window = labelled_part(labels, source, path)
         rows, cols = window.slices_in(
             Window(row=0, col=0, height=labels.shape[1], width=labels.shape[2])
         )
@@ -146,6 +152,8 @@ def _load(
 def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[SceneReader, float]:
     """Open a raster at the model's GSD, or at its own where that is coarser."""
     reader = open_scene(path, band_names=recipe.bands, pixel_m=source.gsd_m)
+    if recipe.gsd_m is None:
+        return reader, recipe.pixel_m
     native = reader.scene.georef.gsd_m
     if native is None:
         reader.close()
@@ -157,14 +165,28 @@ def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[Sce
     return reader, recipe.gsd_m
 
 
-def _read_labels(
+def read_labels(
     scene: Scene,
     recipe: TrainingRecipe,
     source: SourceRecipe,
     folder: Path,
     stars: tuple[str, ...],
 ) -> NDArray[np.uint8]:
-    """Return uint8 (classes, height, width) on the scene's grid."""
+    """Read the labels of one raster, whatever they are stored as.
+
+    Args:
+        scene: the grid to bring them to.
+        recipe: its classes, in their order.
+        source: says where the labels are.
+        folder: what the recipe's paths are relative to.
+        stars: what the stars of the pattern stand for in this raster's name.
+
+    Returns:
+        uint8 (classes, height, width): 0, 1 or `UNKNOWN`.
+
+    Raises:
+        TrainingError: they cannot be read or do not fit the raster.
+    """
     values = None
     if source.mask is not None:
         values = _read_mask(folder / source.mask.format(*stars), scene, source.unlabelled)
@@ -174,13 +196,13 @@ def _read_labels(
         if label.vectors is not None:
             of_class[:] = _burn(folder / label.vectors.format(*stars), scene)
         elif values is not None:
-            silent = np.isin(values, (UNKNOWN, *label.unlabelled))
+            silent = np.isin(values, (_SILENT, *label.unlabelled))
             of_class[:] = np.where(silent, UNKNOWN, np.isin(values, label.values or ()))
     return labels
 
 
-def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return the mask's values on the scene's grid; `UNKNOWN` where it says nothing."""
+def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return the mask's values on the scene's grid; `_SILENT` where it says nothing."""
     shape = (scene.height, scene.width)
     try:
         with (
@@ -196,20 +218,20 @@ def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray
                         f"{scene.name} of {scene.height} × {scene.width} px"
                     )
             else:
-                values = np.full(shape, UNKNOWN, np.uint8)
+                values = np.full(shape, _SILENT, np.int32)
                 reproject(
                     rasterio.band(dataset, 1),
                     values,
                     dst_transform=rasterio.Affine(*scene.georef.transform),
                     dst_crs=scene.georef.crs,
-                    dst_nodata=UNKNOWN,
+                    dst_nodata=_SILENT,
                     init_dest_nodata=True,
                     resampling=Resampling.mode,
                 )
     except RasterioError as error:
         raise TrainingError(f"mask {path} cannot be read: {error}") from error
-    result = np.asarray(values, np.uint8)
-    result[np.isin(result, unlabelled)] = UNKNOWN
+    result = np.asarray(values, np.int32)
+    result[np.isin(result, unlabelled)] = _SILENT
     return result
 
 
@@ -231,8 +253,12 @@ def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
     return np.asarray(burnt, np.uint8)
 
 
-def _labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:
-    """Return the rectangle around all labels, cut to the rows that the recipe asks for."""
+def labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:
+    """Return the rectangle around all labels, cut to the rows that the recipe asks for.
+
+    Raises:
+        TrainingError: nothing is labelled.
+    """
     known = (labels != UNKNOWN).any(axis=0)
     rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
     if not len(rows):
