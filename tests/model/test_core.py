@@ -16,7 +16,7 @@ OPTIONS = st.builds(
     features=st.lists(st.integers(2, 5), min_size=1, max_size=3).map(tuple),
     upsampling=st.sampled_from(["transpose", "nearest", "bilinear"]),
     convolution=st.sampled_from(["padded", "padded", "valid"]),
-    half_resolution=st.booleans(),
+    fold_px=st.sampled_from([1, 2, 3, 4]),
 )
 
 
@@ -52,19 +52,18 @@ def test_float32_differs_by_rounding_alone():
         assert (core_logits(module, pixels, core) - expected).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("half_resolution", [False, True])
-def test_the_decoder_computes_no_more_than_the_core_needs(half_resolution):
-    options = UNetOptions(features=(4, 8), half_resolution=half_resolution)
+@pytest.mark.parametrize("fold_px", [1, 2])
+def test_the_decoder_computes_no_more_than_the_core_needs(fold_px):
+    options = UNetOptions(features=(4, 8), fold_px=fold_px)
     module = UNet(1, 1, options).eval()
     seen = {}
     for number, block in enumerate(module.decoder):
         block.register_forward_hook(lambda _m, _i, out, k=number: seen.update({k: out.shape[2:]}))
     with torch.inference_mode():
         core_logits(module, torch.randn(1, 1, 128, 128), (slice(32, 96), slice(0, 64)))
-    fold = 2 if half_resolution else 1
     # two pixels on each side; at the true edge there is no more
-    assert seen[1] == (64 // fold + 4, 64 // fold + 2)
-    assert seen[0] == (32 // fold + 6, 32 // fold + 3)
+    assert seen[1] == (64 // fold_px + 4, 64 // fold_px + 2)
+    assert seen[0] == (32 // fold_px + 6, 32 // fold_px + 3)
 
 
 def test_other_networks_are_run_whole():

@@ -34,23 +34,21 @@ def measured_reach(module, n_bands, multiple, tile_px, *, along):
     return start, tile_px - int(second.min()) if len(second) else 0
 
 
-@pytest.mark.parametrize("half_resolution", [False, True])
+@pytest.mark.parametrize("fold_px", [1, 2, 4])
 @pytest.mark.parametrize("convolution", ["padded", "valid"])
 @pytest.mark.parametrize("upsampling", ["transpose", "nearest", "bilinear"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_predicted_reach_of_a_unet_is_the_measured_one(
-    depth, upsampling, convolution, half_resolution
-):
+def test_predicted_reach_of_a_unet_is_the_measured_one(depth, upsampling, convolution, fold_px):
     options = UNetOptions(
         features=(2,) * depth,
         upsampling=upsampling,
         convolution=convolution,
-        half_resolution=half_resolution,
+        fold_px=fold_px,
     )
     module = UNet(1, 1, options).eval()
     geometry = network_geometry(module, 1)
     top, bottom, left, right = edge_reach(module, 1)
-    assert geometry.multiple_px == module.multiple_px == 2 ** (depth + half_resolution)
+    assert geometry.multiple_px == module.multiple_px == fold_px * 2**depth
     assert geometry.reason is None
     tile_px = 2 * geometry.halo_px + 2 * geometry.multiple_px
     measured = measured_reach(module, 1, geometry.multiple_px, tile_px, along="rows")
@@ -58,8 +56,7 @@ def test_predicted_reach_of_a_unet_is_the_measured_one(
     assert geometry.halo_px % geometry.multiple_px == 0
     assert geometry.halo_px - geometry.multiple_px < max(measured) <= geometry.halo_px
     if convolution == "padded":
-        fold = 2 if half_resolution else 1
-        assert measured == (fold * BY_HAND[upsampling][depth - 1],) * 2
+        assert measured == (fold_px * BY_HAND[upsampling][depth - 1],) * 2
 
 
 def test_paper_size_needs_96_px_and_bilinear_112():

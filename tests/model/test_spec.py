@@ -15,7 +15,7 @@ from tilingseg.model.spec import ModelSpec
 GOOD = ModelSpec(
     name="m",
     network="unet",
-    network_options=(("features", (8, 16)), ("half_resolution", True)),
+    network_options=(("features", (8, 16)), ("fold_px", 2)),
     bands=("red", "green", "blue"),
     classes=("building", "road"),
     thresholds=(0.4, 0.55),

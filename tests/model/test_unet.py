@@ -16,7 +16,7 @@ VARIANTS = st.builds(
     features=st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
     upsampling=st.sampled_from(["transpose", "nearest", "bilinear"]),
     convolution=st.sampled_from(["padded", "valid"]),
-    half_resolution=st.booleans(),
+    fold_px=st.sampled_from([1, 2, 3, 4]),
     dropout=st.sampled_from([0.0, 0.5]),
 )
 
@@ -45,10 +45,8 @@ def test_output_lies_on_the_pixels_of_the_input():
     """A bright pixel moves the output around itself, not beside itself."""
     torch.manual_seed(1)
     for convolution in ("padded", "valid"):
-        for half_resolution in (False, True):
-            options = UNetOptions(
-                features=(4, 4), convolution=convolution, half_resolution=half_resolution
-            )
+        for fold_px in (1, 2):
+            options = UNetOptions(features=(4, 4), convolution=convolution, fold_px=fold_px)
             module = UNet(1, 1, options).eval()
             pixels = torch.randn(1, 1, 64, 64)
             changed = pixels.clone()
@@ -107,6 +105,8 @@ def test_dropout_acts_in_training_alone():
     [
         ({"features": ()}, "features"),
         ({"features": (8, 0)}, "features"),
+        ({"fold_px": 0}, "fold_px"),
+        ({"fold_px": True}, "fold_px"),
         ({"upsampling": "cubic"}, "cubic"),
         ({"convolution": "same"}, "same"),
         ({"dropout": 1.0}, "dropout"),

@@ -125,7 +125,7 @@ def _needs(network: UNet, core: tuple[int, int], size: int) -> list[_Need]:
         core: first pixel and the one after the last.
         size: positions of the first map, after folding.
     """
-    fold = 2 if network.options.half_resolution else 1
+    fold = network.options.fold_px
     beyond = int(network.options.upsampling == "bilinear")
     start, stop = core[0] // fold, -(-core[1] // fold)
     needs = []

@@ -14,9 +14,9 @@ Any input size is accepted, and the output has the same size and lies on the sam
   multiple of F and its outermost pixels, the halo, are not used. The paper mirrors the image there;
   zeros are what invalid pixels hold, and they exist for an image smaller than the margin.
 
-`half_resolution` folds 2×2 pixels into channels before the first convolution and unfolds them after
-the last (Shi et al. 2016, sub-pixel convolution): a quarter of the work a pixel, every pixel still
-gets its own output.
+`fold_px` folds squares of pixels into channels before the first convolution and unfolds them after
+the last (Shi et al. 2016, sub-pixel convolution): at 2 px a quarter of the work a pixel, and every
+pixel still gets its own output.
 
 How far a pixel sees is not said here: `model.halo` finds it by walking the layers. `model.core`
 runs the decoder for no more than the part of a tile that is used.
@@ -49,8 +49,9 @@ class UNetOptions:
     convolution that halves the channels."""
     convolution: Convolution = "padded"
     """`padded` keeps the size at every level; `valid` is the paper's."""
-    half_resolution: bool = False
-    """Fold 2×2 pixels into channels at the input and unfold them at the output."""
+    fold_px: int = 1
+    """Side of the squares of pixels that are folded into channels at the input and unfolded at the
+    output, px; 1: none."""
     dropout: float = 0.0
     """Share of the bottom's channels that is dropped in training, 0…1."""
     checkpointing: bool = False
@@ -65,6 +66,8 @@ class UNetOptions:
         # Options come from files, whose values may be of any type.
         if not self.features or any(type(width) is not int or width < 1 for width in self.features):
             raise ModelError(f"features must be whole numbers above 0, got {self.features}")
+        if type(self.fold_px) is not int or self.fold_px < 1:
+            raise ModelError(f"fold_px must be a whole number above 0, got {self.fold_px!r}")
         if self.upsampling not in get_args(Upsampling):
             allowed = ", ".join(get_args(Upsampling))
             raise ModelError(f"upsampling {self.upsampling!r} is not one of {allowed}")
@@ -91,7 +94,7 @@ class UNet(nn.Module):
             raise ModelError(f"a network from {n_bands} bands to {n_outputs} outputs is impossible")
         self.options = options = options or UNetOptions()
         widths, depth = options.features, len(options.features)
-        fold = 2 if options.half_resolution else 1
+        fold = options.fold_px
         self.multiple_px = fold * 2**depth
         """Tile origins are multiples of this, px."""
         valid = options.convolution == "valid"
@@ -105,7 +108,7 @@ class UNet(nn.Module):
         self._remainder_px = 4 * fold * valid
         self._crops = tuple(lost[:depth])
 
-        self.fold: nn.Module = nn.PixelUnshuffle(2) if fold == 2 else nn.Identity()
+        self.fold: nn.Module = nn.PixelUnshuffle(fold) if fold > 1 else nn.Identity()
         inputs = (n_bands * fold**2, *widths)
         self.encoder = nn.ModuleList(
             _double_conv(n_in, n_out, padded=not valid)
@@ -125,7 +128,7 @@ class UNet(nn.Module):
             _double_conv(2 * width, width, padded=not valid) for width in reversed(widths)
         )
         self.head = nn.Conv2d(widths[0], n_outputs * fold**2, 1)
-        self.unfold: nn.Module = nn.PixelShuffle(2) if fold == 2 else nn.Identity()
+        self.unfold: nn.Module = nn.PixelShuffle(fold) if fold > 1 else nn.Identity()
         self._initialise()
 
     def forward(self, pixels: Tensor) -> Tensor:
