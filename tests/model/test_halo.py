@@ -34,10 +34,11 @@ def measured_reach(module, n_bands, multiple, tile_px, *, along):
     return start, tile_px - int(second.min()) if len(second) else 0
 
 
-@pytest.mark.parametrize("fold_px", [1, 2, 4])
 @pytest.mark.parametrize("convolution", ["padded", "valid"])
 @pytest.mark.parametrize("upsampling", ["transpose", "nearest", "bilinear"])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("depth", "fold_px"), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (3, 2), (1, 4), (2, 4)]
+)
 def test_predicted_reach_of_a_unet_is_the_measured_one(depth, upsampling, convolution, fold_px):
     options = UNetOptions(
         features=(2,) * depth,
