@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+import rasterio
 
 from tests.cluster_processes import (
     FLAGS,
@@ -154,9 +155,11 @@ class TestFaults:
     @pytest.mark.slow
     def test_a_damaged_part_of_a_scene_is_named_and_the_rest_is_done(self, tmp_path, run):
         path = make_geotiff(tmp_path / "scene.tif", smooth_noise(500, 560))
+        with rasterio.open(path) as dataset:
+            block = int(dataset.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
         with path.open("r+b") as file:
-            file.seek(path.stat().st_size - 60_000)
-            file.write(bytes(20_000))  # no deflate stream goes on like that
+            file.seek(block)
+            file.write(bytes(2))  # the head of a deflate stream; damage further on can go unnoticed
         out = tmp_path / "out"
         done = call(*run(out, *RASTERS, "--cluster", "local", "--cluster-workers", 1, uri=path))
         assert done.returncode == 1
