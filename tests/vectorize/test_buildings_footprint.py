@@ -9,15 +9,22 @@ from shapely import affinity
 from shapely.geometry import Point, Polygon, box
 
 from tests.bench.building_scenes import KINDS, one
-from tilingseg.vectorize.footprint import fit_footprint
+from tilingseg.vectorize.footprint import Part, fit_footprints
 from tilingseg.vectorize.outlines import (
+    Moments,
+    Outlines,
     Probability,
     boundary_points,
     cross_threshold,
     roughness,
     turning_points,
 )
-from tilingseg.vectorize.walls import main_direction, partition, running_sums
+from tilingseg.vectorize.partition import Breaks, partition
+from tilingseg.vectorize.walls import main_directions
+
+
+def fit_footprint(polygon, probability=None, cuts=None):
+    return fit_footprints([Part(polygon=polygon, probability=probability, cuts=cuts)])[0]
 
 
 def traced(mask):
@@ -140,36 +147,40 @@ def test_cuts_are_kept_to_the_last_digit():
 
 
 def test_boundary_points_are_the_midpoints_of_unit_edges():
-    ring = np.array([(0, 0), (3, 0), (3, 2), (0, 2), (0, 0)], float)
-    points, along = boundary_points(ring)
+    ring = shapely.LinearRing([(0, 0), (3, 0), (3, 2), (0, 2), (0, 0)])
+    far = shapely.LinearRing([(70, 0), (70, 1), (71, 1), (71, 0), (70, 0)])
+    outlines, along = boundary_points(np.array([ring, far]))
     expected = [(0.5, 0), (1.5, 0), (2.5, 0), (3, 0.5), (3, 1.5), (2.5, 2), (1.5, 2), (0.5, 2),
                 (0, 1.5), (0, 0.5)]  # fmt: skip
-    np.testing.assert_allclose(points, expected)
-    np.testing.assert_allclose(along[[0, 3, 5, 8]], [(1, 0), (0, 1), (-1, 0), (0, -1)])
+    np.testing.assert_allclose(outlines.take(np.array([0])).points.T, expected)
+    np.testing.assert_allclose(along[:, [0, 3, 5, 8]].T, [(1, 0), (0, 1), (-1, 0), (0, -1)])
+    assert outlines.n_points.tolist() == [10, 4]
+    assert outlines.points[:, -1].tolist() == [70.5, 0]
 
 
 def test_crossings_lie_where_the_probability_is_interpolated_to_the_threshold():
     values = np.array([[255, 204, 51, 0]], np.uint8)
     known = Probability(values=values, row=7, col=3, threshold=0.5)
     # The edge between the second and third pixel, upwards: the inside is on its left.
-    moved = cross_threshold(np.array([[5.0, 7.5]]), np.array([[0.0, 1.0]]), known)
-    inside_left = cross_threshold(np.array([[5.0, 7.5]]), np.array([[0.0, -1.0]]), known)
+    edge = np.array([[5.0], [7.5]])
+    moved = cross_threshold(edge, np.array([[0.0], [1.0]]), known)
+    inside_left = cross_threshold(edge, np.array([[0.0], [-1.0]]), known)
     crossing = 4.5 + (204 - 127.5) / (204 - 51)
     assert sorted([moved[0, 0], inside_left[0, 0]]) == pytest.approx(sorted([5.0, crossing]))
 
 
 def test_crossings_stay_put_without_both_pixels():
     known = Probability(values=np.full((2, 2), 200, np.uint8), row=0, col=0, threshold=0.5)
-    points = np.array([[1.0, 0.5], [2.0, 0.5], [90.0, 90.0]])
-    along = np.array([[0.0, 1.0]] * 3)
+    points = np.array([[1.0, 2.0, 90.0], [0.5, 0.5, 90.0]])
+    along = np.array([[0.0] * 3, [1.0] * 3])
     np.testing.assert_array_equal(cross_threshold(points, along, known), points)
 
 
 def test_roughness_tells_wobble_from_staircases_and_corners():
     def rough(mask):
-        ring = shapely.get_coordinates(traced(mask).exterior)
-        points, _ = boundary_points(ring)
-        return roughness(running_sums(points - points[0]))
+        outlines, _ = boundary_points(np.array([traced(mask).exterior]))
+        near = outlines.points - outlines.points[:, :1]
+        return roughness(Moments.of(Outlines(points=near, offsets=outlines.offsets)))[0]
 
     house = affinity.rotate(box(30, 40, 130, 110), 27)
     rng = np.random.default_rng(1)
@@ -181,8 +192,8 @@ def test_roughness_tells_wobble_from_staircases_and_corners():
 @pytest.mark.parametrize("angle", range(0, 90, 7))
 def test_the_main_direction_is_that_of_most_walls(angle):
     house = box(0, 0, 50, 30).union(affinity.rotate(box(40, 0, 75, 12), 35, origin=(40, 6)))
-    corners = shapely.get_coordinates(affinity.rotate(house, angle).exterior)[:-1]
-    found = np.degrees(main_direction(corners))
+    corners = shapely.get_coordinates(affinity.rotate(house, angle).exterior)[:-1].T
+    found = np.degrees(main_directions(corners, np.array([corners.shape[1]]))[0])
     assert (found - angle + 45) % 90 - 45 == pytest.approx(0, abs=1e-6)
 
 
@@ -190,13 +201,14 @@ def test_partitions_cost_no_more_than_any_other():
     """Dynamic programming against all partitions of a small outline into axis-parallel walls."""
     rng = np.random.default_rng(5)
     ring = np.array([(0, 0), (12, 0), (12, 7), (5, 7), (5, 12), (0, 12), (0, 0)], float)
-    points, _ = boundary_points(ring)
-    points = points + rng.normal(0, 0.3, points.shape)
-    points = np.roll(points, -6, axis=0)
-    breaks = turning_points(points, 1.0)
+    exact, _ = boundary_points(np.array([shapely.LinearRing(ring)]))
+    points = np.roll(exact.points.T + rng.normal(0, 0.3, exact.points.T.shape), -6, axis=0)
+    outlines = Outlines(points=np.ascontiguousarray(points.T), offsets=exact.offsets)
+    breaks = turning_points(outlines, 1.0)[0]
     breaks = breaks[breaks > 0]
     kinds = np.array([1, 0, 1, 0, 1, 0, 1, 0, 0], bool)
-    walls = partition(points, running_sums(points), breaks, kinds, 3.0)
+    places = Breaks(places=breaks, counts=np.array([len(breaks)]))
+    walls = partition(outlines, Moments.of(outlines), places, kinds, np.array([3.0]))
     knots = [0, *breaks.tolist(), len(points)]
 
     def wall_cost(i, j, kind):
@@ -222,6 +234,29 @@ def test_partitions_cost_no_more_than_any_other():
                 options.append(cost + 3.0 + min(turns))
         return min(options, default=np.inf)
 
-    assert walls is not None
-    assert walls.cost == pytest.approx(best(0, 0))
-    assert len(walls.starts) == 6
+    assert walls.cost[0] == pytest.approx(best(0, 0))
+    assert walls.counts.tolist() == [6]
+
+
+def test_a_footprint_does_not_depend_on_its_company_to_the_last_bit():
+    rng = np.random.default_rng(9)
+    parts = []
+    for kind in KINDS * 3:
+        truth = affinity.rotate(one(kind, rng), rng.uniform(0, 90), origin=(0, 0))
+        truth = affinity.translate(affinity.scale(truth, 2, 2, origin=(0, 0)), 80.3, 79.6)
+        wobble = ndimage.gaussian_filter(rng.standard_normal((160, 160)), 2.5)
+        seen = ndimage.gaussian_filter(burn(truth).astype(float), 2) + 0.12 * wobble / wobble.std()
+        values = np.rint(255 * np.clip(seen, 0, 1)).astype(np.uint8)
+        known = Probability(values=values, row=0, col=0, threshold=0.5)
+        pixels = traced((values > 127).astype(np.uint8))
+        parts += [Part(polygon=pixels, probability=known), Part(polygon=pixels)]
+    together = [made.wkb for made in fit_footprints(parts)]
+    order = rng.permutation(len(parts))
+    shuffled = dict(zip(order, fit_footprints([parts[k] for k in order]), strict=True))
+    alone = [fit_footprints([part])[0].wkb for part in parts]
+    assert together == alone
+    assert together == [shuffled[k].wkb for k in range(len(parts))]
+
+
+def test_no_parts_give_no_footprints():
+    assert fit_footprints([]) == []

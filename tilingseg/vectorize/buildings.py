@@ -21,7 +21,7 @@ import shapely
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
 from tilingseg.vectorize.clearance import barred_pixels, fill, keep_clear
-from tilingseg.vectorize.footprint import Regularize, fit_footprint
+from tilingseg.vectorize.footprint import Part, Regularize, fit_footprints
 from tilingseg.vectorize.instances import dissolve_overlaps, separate
 from tilingseg.vectorize.outlines import Probability
 from tilingseg.vectorize.surroundings import BlockReader, Surroundings
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
 
+    from numpy.typing import NDArray
     from shapely import Polygon
 
     from tilingseg.records import MaskReader, Shape
@@ -40,6 +41,10 @@ _BATCH = 256
 _MARGIN_PX = 16
 """Pixels looked at around a shape: more than twice what a footprint may leave it, so that what
 lies farther away cannot meet it."""
+
+_SQUARE = 1e-6
+"""Relative difference between the sides of a pixel that no building shows: rounding of the map
+projection alone shall not decide between two walls that fit as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +144,8 @@ def _ground(pixel_m: tuple[float, float] | None) -> _Ground:
     if pixel_m is None:
         return _Ground(scale=(1.0, 1.0), pixel_m2=1.0)
     mean = (pixel_m[0] * pixel_m[1]) ** 0.5
-    scale = (1.0, 1.0) if pixel_m[0] == pixel_m[1] else (pixel_m[0] / mean, pixel_m[1] / mean)
+    is_square = abs(pixel_m[0] - pixel_m[1]) < _SQUARE * mean
+    scale = (1.0, 1.0) if is_square else (pixel_m[0] / mean, pixel_m[1] / mean)
     return _Ground(scale=scale, pixel_m2=pixel_m[0] * pixel_m[1])
 
 
@@ -171,19 +177,39 @@ def _batches(
 def _fit_batch(
     batch: list[_Task], options: BuildingOptions, ground: _Ground, classes: tuple[str, ...]
 ) -> list[Feature]:
-    return [
-        Feature(
-            class_name=classes[task.shape.value - 1],
-            geometry=polygon,
-            confidence=task.shape.confidence,
-        )
-        for task in batch
-        for polygon in _fit_shape(task, options, ground)
-    ]
+    min_hole_px2 = options.min_hole_m2 / ground.pixel_m2
+    taken_apart = [_take_apart(task, options, min_hole_px2) for task in batch]
+    parts = [part for shape in taken_apart for part in shape.parts]
+    fitted = iter(fit_footprints(parts, options.regularize, ground.scale))
+    features = []
+    for task, shape in zip(batch, taken_apart, strict=True):
+        polygons = [
+            keep_clear(polygon, part.polygon, shape.barred)
+            for part, polygon in zip(shape.parts, fitted, strict=False)
+        ]
+        if len(polygons) > 1:
+            polygons = dissolve_overlaps(polygons)
+        features += [
+            Feature(
+                class_name=classes[task.shape.value - 1],
+                geometry=polygon,
+                confidence=task.shape.confidence,
+            )
+            for polygon in polygons
+        ]
+    return features
 
 
-def _fit_shape(task: _Task, options: BuildingOptions, ground: _Ground) -> list[Polygon]:
-    """Return the footprints of one shape, in the order of their cut pieces."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _TakenApart:
+    """One shape before it is fitted."""
+
+    parts: list[Part]
+    barred: NDArray[np.intp]
+    """intp (k, 2), (x, y) of the pixels that no footprint of it may enter."""
+
+
+def _take_apart(task: _Task, options: BuildingOptions, min_hole_px2: float) -> _TakenApart:
     traced, around = task.shape.polygon, task.surroundings
     probability = None
     if around.probability is not None:
@@ -193,20 +219,11 @@ def _fit_shape(task: _Task, options: BuildingOptions, ground: _Ground) -> list[P
     alone = np.count_nonzero(around.same) == round(traced.area)
     own = around.same if alone else fill(traced, around)
     barred = np.zeros((0, 2), np.intp) if alone else barred_pixels(own, around)
-    polygon = _fill_holes(traced, options.min_hole_m2 / ground.pixel_m2)
+    polygon = _fill_holes(traced, min_hole_px2)
     pieces = separate(polygon, own, around) if options.separate else None
-    parts, cuts = ([polygon], None) if pieces is None else (pieces.polygons, pieces.cuts)
-    fitted = []
-    for part in parts:
-        footprint = fit_footprint(
-            part,
-            regularize=options.regularize,
-            scale=ground.scale,
-            probability=probability,
-            cuts=cuts,
-        )
-        fitted.append(keep_clear(footprint, part, barred))
-    return fitted if len(fitted) == 1 else dissolve_overlaps(fitted)
+    polygons, cuts = ([polygon], None) if pieces is None else (pieces.polygons, pieces.cuts)
+    parts = [Part(polygon=each, probability=probability, cuts=cuts) for each in polygons]
+    return _TakenApart(parts=parts, barred=barred)
 
 
 def _fill_holes(polygon: Polygon, min_area_px2: float) -> Polygon:

@@ -27,7 +27,7 @@ from skimage.segmentation import watershed
 
 from tilingseg.vectorize.clearance import fill
 from tilingseg.vectorize.outlines import boundary_points, turning_points
-from tilingseg.vectorize.walls import main_direction
+from tilingseg.vectorize.walls import main_directions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,8 +102,9 @@ def separate(polygon: Polygon, own: NDArray[np.bool_], around: Surroundings) -> 
         labels = _split_by_neck(fill(shell, around), smallest)
     if labels is None:
         return None
-    points, _ = boundary_points(shapely.get_coordinates(polygon.exterior))
-    direction = main_direction(points[turning_points(points, 2.0)])
+    outline, _ = boundary_points(np.array([polygon.exterior]))
+    corners = outline.points[:, turning_points(outline, 2.0)[0]]
+    direction = main_directions(corners, np.array([corners.shape[1]]))[0]
     return _cut(polygon, labels, (around.col, around.row), direction)
 
 
