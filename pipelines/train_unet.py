@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 from tqdm import tqdm
 
 from tilingseg.errors import TilingSegError
@@ -27,8 +26,6 @@ from tilingseg.training.recipe import read_recipe
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads; default: all.")
 def main(recipe: Path, data: Path, out: Path, resume: bool, threads: int | None) -> None:
     """Train a network from a TOML recipe."""
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
         with tqdm(unit="step") as bar:
 
@@ -40,7 +37,9 @@ def main(recipe: Path, data: Path, out: Path, resume: bool, threads: int | None)
                 bar.set_postfix_str(text, refresh=False)
                 bar.update(done - bar.n)
 
-            path = train(read_recipe(recipe), data, out, resume=resume, progress=show)
+            path = train(
+                read_recipe(recipe), data, out, resume=resume, threads=threads, progress=show
+            )
     except TilingSegError as error:
         raise click.ClickException(str(error)) from error
     click.echo(path)

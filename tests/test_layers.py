@@ -41,6 +41,11 @@ MAY_IMPORT = {
         *("area", "errors", "infer", "job", "output_folder", "outputs", "progress", "readers"),
         *("records", "scaling", "stitch", "store"),
     },
+    # measures what `flow.run` gives, so it stands above it
+    "evaluation": {
+        *("area", "atomic", "errors", "flow", "grid", "job", "metrics", "model", "output_folder"),
+        *("progress", "readers", "records", "training"),
+    },
     "cluster": {
         "atomic",
         "errors",
@@ -53,8 +58,18 @@ MAY_IMPORT = {
         "store",
     },
     "cli": {
-        *("cluster", "errors", "flow", "job", "model", "output_folder", "outputs", "plan"),
-        *("progress", "readers", "vectorize"),
+        *(
+            "cluster",
+            "errors",
+            "evaluation",
+            "flow",
+            "job",
+            "model",
+            "output_folder",
+            "outputs",
+            "plan",
+        ),
+        *("progress", "readers", "training", "vectorize"),
     },
     "__main__": {"cli"},
 }
@@ -62,7 +77,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": {"model", "infer", "stitch", "training"},
     "safetensors": {"model", "training"},
-    "rasterio": {"readers", "area", "vectorize", "export", "training"},
+    "rasterio": {"readers", "area", "vectorize", "export", "training", "evaluation"},
     "zarr": {"readers", "store", "export"},
     "dask": {"cluster"},
     "distributed": {"cluster"},

@@ -75,7 +75,11 @@ def test_the_spec_of_a_recipe_builds_its_network(tmp_path):
         ("gsd_m = 1\n", 'gsd_m = "1"\n', "gsd_m is '1', must be float"),
         ("seed = 3", "seed = true", "seed is True, must be int"),
         ("seed = 3", "seed = 3.5", "seed is 3.5, must be int"),
-        ('split = "train"', 'split = "test"', "split is 'test', must be one of train, validation"),
+        (
+            'split = "train"',
+            'split = "trial"',
+            "split is 'trial', must be one of train, val",
+        ),
         ("scale = [1, 1.5]", "scale = [1]", "scale needs 2 values, got 1"),
         ('classes = [{ name = "road"', 'classes = [{ name = "river"', "labels 'river'"),
         (", values = [2, 3]", "", "needs mask values or vectors"),

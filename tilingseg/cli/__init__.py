@@ -16,6 +16,7 @@ import click
 
 from tilingseg import __version__
 from tilingseg.cli.cluster_commands import batch, cluster_flags, full_options, run_on_cluster
+from tilingseg.cli.model_commands import evaluate, models, train
 from tilingseg.cli.options import (
     parse_bands,
     parse_list,
@@ -63,6 +64,9 @@ tilingseg batch 'scenes/*.tif'   the same for many scenes
 tilingseg plan scene.tif         what a run would do and need
 tilingseg info scene.tif         what is in a scene or a model
 tilingseg vectorize mask.tif     polygons from any mask raster
+tilingseg models                 the models in the box, and what they can do
+tilingseg train recipe.toml      a model from your own labels
+tilingseg evaluate recipe.toml   how good a model is on areas held out
 """
 
 
@@ -75,7 +79,8 @@ def cli() -> None:
     """Segment rasters too large for memory: masks and polygons without seams."""
 
 
-cli.add_command(batch)
+for _command in (batch, train, evaluate, models):
+    cli.add_command(_command)
 
 
 @cli.command()

@@ -55,9 +55,10 @@ def _parse_selectors(
     return tuple(selectors)
 
 
-def _parse_thresholds(
+def parse_thresholds(
     _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
 ) -> Any:
+    """Read `0.5` and `road=0.4` as (class or None, probability) pairs; for click."""
     thresholds = []
     for text in texts:
         name, sign, value = text.rpartition("=")
@@ -134,7 +135,7 @@ scene_options = _together(
         "--threshold",
         "thresholds",
         multiple=True,
-        callback=_parse_thresholds,
+        callback=parse_thresholds,
         metavar="P|CLASS=P",
         help="Least probability; may repeat. [default: the model's]",
     ),

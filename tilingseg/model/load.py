@@ -65,6 +65,21 @@ def available_models() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _WEIGHTS.glob(f"*{_SUFFIX}")))
 
 
+def read_card(name: str) -> str:
+    """Return the card of a bundled model, Markdown.
+
+    Raises:
+        ModelError: there is no such model, or it has no card.
+    """
+    if name not in available_models():
+        known = ", ".join(available_models()) or "none"
+        raise ModelError(f"no model {name!r} comes with the package; there are: {known}")
+    try:
+        return (_WEIGHTS / f"{name}.md").read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"model {name!r} has no card: {error.strerror}") from error
+
+
 def build_network(spec: ModelSpec) -> nn.Module:
     """Build the network of a spec with fresh weights.
 
@@ -151,6 +166,27 @@ def save_model(path: str | Path, module: nn.Module, spec: ModelSpec, *, half: bo
     except OSError as error:
         part.unlink(missing_ok=True)
         raise ModelError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def rewrite_spec(model: str | Path, target: str | Path, spec: ModelSpec) -> None:
+    """Write a copy of a model with another spec; its weights stay as they are stored.
+
+    Args:
+        model: name of a bundled model, or path of a model file.
+        target: file to write, ending in `.safetensors`; replaced if it exists, and may be `model`.
+        spec: must describe the same network.
+
+    Raises:
+        ModelError: there is no such model, or the target cannot be written.
+    """
+    _, module = _load_safetensors(_resolve(model))
+    half = _stored_half(_resolve(model))
+    save_model(target, module, spec, half=half)
+
+
+def _stored_half(path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118
 
 
 def _resolve(model: str | Path) -> Path:

@@ -56,6 +56,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    threads: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train a model and write it.
@@ -65,6 +66,7 @@ def train(
         data: folder that the recipe's paths are relative to.
         out: folder for the results; created.
         resume: go on from the checkpoint in `out`; without one, start.
+        threads: processor threads; None: as many as torch takes.
         progress: told after every step.
 
     Returns:
@@ -76,6 +78,8 @@ def train(
     if (out / CHECKPOINT).exists() and not resume:
         raise TrainingError(f"{out} holds a training job; resume it or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
+    if threads is not None:
+        torch.set_num_threads(threads)
     training = load_sources(recipe, data, "train")
     held_out = load_sources(recipe, data, "validation")
 

@@ -25,6 +25,7 @@ import geopandas
 import numpy as np
 import rasterio
 from pyogrio.errors import DataSourceError
+from pyproj.exceptions import ProjError
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from tilingseg.records import Scaling, Scene, SceneReader
     from tilingseg.training.recipe import SourceRecipe, TrainingRecipe
@@ -237,13 +239,7 @@ def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray
 
 def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
     """Return 1 where a polygon of the file covers a pixel's centre, 0 elsewhere."""
-    try:
-        frame = geopandas.read_file(path)
-    except (DataSourceError, OSError, ValueError) as error:
-        raise TrainingError(f"labels {path} cannot be read: {error}") from error
-    if scene.georef.crs is not None and frame.crs is not None:
-        frame = frame.to_crs(scene.georef.crs)
-    shapes = [geometry for geometry in frame.geometry if geometry is not None]
+    shapes = vector_labels(path, scene)
     shape = (scene.height, scene.width)
     if not shapes:
         return np.zeros(shape, np.uint8)
@@ -251,6 +247,60 @@ def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
         shapes, out_shape=shape, transform=rasterio.Affine(*scene.georef.transform), dtype="uint8"
     )
     return np.asarray(burnt, np.uint8)
+
+
+def vector_labels(path: Path, scene: Scene) -> list[BaseGeometry]:
+    """Read the geometries of a label file and bring them to the scene's CRS.
+
+    Args:
+        path: GeoJSON, GeoPackage, or whatever else GDAL reads.
+        scene: where they must lie.
+
+    Raises:
+        TrainingError: it cannot be read, nobody can say where it lies, or it lies elsewhere.
+    """
+    try:
+        frame = geopandas.read_file(path, columns=[])
+    except (DataSourceError, OSError, ValueError) as error:
+        raise TrainingError(f"labels {path} cannot be read: {error}") from error
+    crs = scene.georef.crs
+    if crs is not None and frame.crs is None:
+        raise TrainingError(f"labels {path} have no CRS, {scene.name} is in {_short(crs)}")
+    if crs is None and frame.crs is not None and not _is_plain_geojson(path):
+        raise TrainingError(
+            f"labels {path} are in {_short(frame.crs.to_string())}, but {scene.name} has no CRS: "
+            "give labels in pixels, without a CRS"
+        )
+    if crs is not None and len(frame):
+        try:
+            frame = frame.to_crs(crs)
+        except ProjError as error:
+            raise TrainingError(f"labels {path} do not fit {_short(crs)}: {error}") from error
+        _refuse_elsewhere(path, frame.total_bounds, scene)
+    return [item for item in frame.geometry if item is not None and not item.is_empty]
+
+
+def _is_plain_geojson(path: Path) -> bool:
+    # GeoJSON cannot say that its coordinates are pixels: readers take it for degrees.
+    return path.suffix.lower() in (".geojson", ".json")
+
+
+def _short(crs: str) -> str:
+    return crs if len(crs) < 30 else f"{crs[:30]}…"
+
+
+def _refuse_elsewhere(path: Path, bounds: NDArray[np.float64], scene: Scene) -> None:
+    a, b, c, d, e, f = scene.georef.transform
+    corners = [(x, y) for x in (0, scene.width) for y in (0, scene.height)]
+    xs, ys = zip(*((a * x + b * y + c, d * x + e * y + f) for x, y in corners), strict=True)
+    apart = bounds[0] > max(xs) or bounds[2] < min(xs) or bounds[1] > max(ys) or bounds[3] < min(ys)
+    if apart or not np.isfinite(bounds).all():
+        here = f"{min(xs):.10g},{min(ys):.10g},{max(xs):.10g},{max(ys):.10g}"
+        there = ",".join(f"{value:.10g}" for value in bounds)
+        raise TrainingError(
+            f"labels {path} lie at {there} and do not overlap {scene.name} at {here} "
+            f"({_short(scene.georef.crs or 'pixels')})"
+        )
 
 
 def labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:

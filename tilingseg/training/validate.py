@@ -78,24 +78,39 @@ def validate(
     counts: dict[tuple[str, int], NDArray[np.int64]] = {}
     for raster in rasters:
         probability, labels = _infer(module, geometry, spec, raster)
-        bins = (probability * (N_BINS - 1)).round().to(torch.int64)
+        levels = (probability * (N_BINS - 1)).round().to(torch.uint8).numpy()
         for index in range(len(spec.classes)):
-            known = labels[index] != UNKNOWN
-            if not known.any():
+            truth = labels[index].numpy()
+            if (truth == UNKNOWN).all():
                 continue
-            code = bins[index][known] + N_BINS * (labels[index][known] == 1)
-            found = torch.bincount(code, minlength=2 * N_BINS).numpy()
+            found = np.stack(count_bins(levels[index], truth))
             key = (raster.source.name, index)
-            counts[key] = counts.get(key, np.zeros(2 * N_BINS, np.int64)) + found
+            counts[key] = counts.get(key, np.zeros_like(found)) + found
     return tuple(
         Score(
             source=source,
             class_name=spec.classes[index],
-            negative=found[:N_BINS],
-            positive=found[N_BINS:],
+            positive=found[0],
+            negative=found[1],
         )
         for (source, index), found in counts.items()
     )
+
+
+def count_bins(
+    levels: NDArray[np.uint8], truth: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the pixels of one class by their probability.
+
+    Args:
+        levels: uint8 (height, width), probability with 255 = 1.
+        truth: uint8 (height, width): 0, 1 or `UNKNOWN`.
+
+    Returns:
+        Pixels of the class, and other known pixels, by level, (256,) each.
+    """
+    positive, negative = (np.bincount(levels[truth == k], minlength=N_BINS) for k in (1, 0))
+    return positive.astype(np.int64), negative.astype(np.int64)
 
 
 def best_thresholds(scores: tuple[Score, ...], classes: tuple[str, ...]) -> tuple[float, ...]:

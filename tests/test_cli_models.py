@@ -1,0 +1,115 @@
+"""The commands about models: what they print, where they write, how they fail."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+
+from tilingseg.model.load import available_models, load_model
+
+RECIPE = """
+name = "tiny"
+classes = ["building"]
+bands = ["red", "green", "blue"]
+gsd_m = 1.0
+mean = [0.5, 0.5, 0.5]
+std = [0.2, 0.2, 0.2]
+[network]
+features = [2]
+[schedule]
+steps = 2
+batch_size = 2
+window_px = 16
+[[sources]]
+name = "noise"
+split = "train"
+rasters = "rgb.tif"
+mask = "mask.tif"
+rows = [0.0, 0.5]
+classes = [{ name = "building", values = [1] }]
+licence = "CC0"
+[[sources]]
+name = "noise"
+split = "validation"
+rasters = "rgb.tif"
+mask = "mask.tif"
+rows = [0.7, 1.0]
+classes = [{ name = "building", values = [1] }]
+licence = "CC0"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name, count in (("rgb", 3), ("mask", 1)):
+        profile = {"count": count, "height": 64, "width": 64, "dtype": "uint8"}
+        profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
+        values = rng.integers(0, 2 if count == 1 else 255, (count, 64, 64)).astype("u1")
+        with rasterio.open(folder / f"{name}.tif", "w", **profile) as dataset:
+            dataset.write(values)
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    return folder
+
+
+def tilingseg(*arguments, cwd):
+    command = [sys.executable, "-m", "tilingseg", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    result = tilingseg("train", "recipe.toml", "--threads", 1, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    path = folder / result.stdout.strip()
+    assert path == folder / "tiny_training" / "tiny.safetensors"
+    return path
+
+
+def test_a_recipe_becomes_a_model_beside_its_data(trained):
+    assert load_model(trained).spec.classes == ("building",)
+
+
+def test_a_job_is_resumed_only_when_asked(folder, trained):
+    refused = tilingseg("train", "recipe.toml", cwd=folder)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: tiny_training holds a training job; resume it")
+    assert tilingseg("train", "recipe.toml", "--resume", "-q", cwd=folder).returncode == 0
+
+
+def test_a_wrong_recipe_is_one_line(folder, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps", "stps"), encoding="utf-8")
+    result = tilingseg("train", "recipe.toml", "--data", folder, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "unknown key 'stps'" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "tiny_training").exists()
+
+
+def test_a_model_is_measured_and_gets_its_card(folder, trained, tmp_path):
+    result = tilingseg(
+        "evaluate", folder / "recipe.toml", "--model", trained, "-o", tmp_path / "out", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("tiny, building ≥ ")
+    assert lines[1].split()[:3] == ["class", "region", "IoU"]
+    assert lines[2].split()[:2] == ["building", "noise"]
+    assert lines[-1] == str(tmp_path / "out" / "card.md")
+    assert (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_the_models_in_the_box_are_listed(tmp_path):
+    result = tilingseg("models", cwd=tmp_path)
+    assert result.returncode == 0
+    for name in available_models():
+        assert f"model      {name}" in result.stdout
+        assert load_model(name).spec.sources[0] in result.stdout
+    unknown = tilingseg("models", "nothing", cwd=tmp_path)
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("error: no model 'nothing' comes with the package; there are")

@@ -1,0 +1,196 @@
+"""The order of an evaluation, and what it leaves in its folder.
+
+    evaluation.json      every score, with model, thresholds and versions
+    evaluation.md        the same as a table
+    card.md              the model card
+    windows_<class>.png  the best and the worst windows
+    runs/                the outputs of every run, by region and raster
+
+Thresholds can be chosen here, from the stitched probabilities of the same areas: for each class the
+one with the best mean IoU over the regions. The model is then written with them, and measured again
+as a user will run it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tilingseg import __version__
+from tilingseg.atomic import write_whole
+from tilingseg.errors import OutputError, TrainingError
+from tilingseg.evaluation.card import model_card, score_table
+from tilingseg.evaluation.measure import ClassCounts, Setting, measure_raster
+from tilingseg.evaluation.pictures import draw_windows
+from tilingseg.evaluation.scores import RegionScore, joined_bins, region_scores
+from tilingseg.job import RunOptions, load_once
+from tilingseg.model.load import rewrite_spec
+from tilingseg.progress import silent
+from tilingseg.records import to_json
+from tilingseg.training.sources import match_files
+from tilingseg.training.validate import best_thresholds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tilingseg.model.spec import ModelSpec
+    from tilingseg.progress import Progress
+    from tilingseg.training.recipe import TrainingRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """What the user may ask of an evaluation."""
+
+    run: RunOptions = field(default_factory=RunOptions)
+    """Model, device and whatever else a run has; area and outputs are set for every raster."""
+    split: str = "validation"
+    """Sources of the recipe that are measured."""
+    window_px: int = 512
+    """Side of the windows that intervals are drawn from, px of the run's grid."""
+    boundary_px: int = 3
+    """Width of the rim of the boundary IoU, px."""
+    store_thresholds: Path | None = None
+    """Choose the thresholds here and write the model with them to this file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What was measured."""
+
+    model: str
+    """Name of the model."""
+    sha256: str
+    """Hash of its file."""
+    software: str
+    """Version of tilingseg."""
+    split: str
+    """Sources that were measured."""
+    thresholds: tuple[tuple[str, float], ...]
+    """(class, probability) pairs that the masks were cut at."""
+    gsd_m: float | None
+    """Pixel size that the network saw, metres."""
+    window_px: int
+    """Side of the windows, px."""
+    boundary_px: int
+    """Width of the rims, px."""
+    scores: tuple[RegionScore, ...]
+    """One for each class and region."""
+
+
+def evaluate(
+    recipe: TrainingRecipe,
+    data: Path,
+    out: Path,
+    *,
+    options: EvaluateOptions | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a model on the held-out areas of a recipe.
+
+    Args:
+        recipe: says where the areas and their labels are.
+        data: folder that the recipe's paths are relative to.
+        out: folder of the results; created, files of an earlier evaluation are replaced.
+        options: what to do other than by default.
+        progress: told how many rasters are done.
+
+    Returns:
+        The scores, which `out` holds as well.
+
+    Raises:
+        TilingSegError: the recipe has no such areas, labels cannot be read, or a run fails.
+    """
+    options = options or EvaluateOptions()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {out} cannot be written: {error.strerror}") from error
+    if options.store_thresholds is not None:
+        options = _with_thresholds(recipe, data, out, options, progress)
+    model = load_once(options.run)
+    counts = _measure_all(recipe, data, out, options, progress)
+    scores = region_scores(counts)
+    result = Evaluation(
+        model=model.spec.name,
+        sha256=model.sha256,
+        software=__version__,
+        split=options.split,
+        thresholds=tuple(_thresholds(options.run, model.spec).items()),
+        gsd_m=model.spec.gsd_m if options.run.gsd_m is None else options.run.gsd_m,
+        window_px=options.window_px,
+        boundary_px=options.boundary_px,
+        scores=scores,
+    )
+    pictures = draw_windows(out, counts)
+    write_whole(out / "evaluation.json", json.dumps(to_json(result), indent=1))
+    write_whole(out / "evaluation.md", score_table(scores))
+    write_whole(out / "card.md", model_card(result, recipe, model, data, pictures))
+    return result
+
+
+def _thresholds(run: RunOptions, spec: ModelSpec) -> dict[str, float]:
+    limits = dict(zip(spec.classes, spec.thresholds, strict=True))
+    for name, value in run.thresholds:
+        limits |= dict.fromkeys(spec.classes if name is None else (name,), value)
+    return limits
+
+
+def _measure_all(
+    recipe: TrainingRecipe, data: Path, out: Path, options: EvaluateOptions, progress: Progress
+) -> list[ClassCounts]:
+    sources = [source for source in recipe.sources if source.split == options.split]
+    if not sources:
+        raise TrainingError(f"the recipe has no source with split = {options.split!r}")
+    setting = Setting(
+        recipe=recipe,
+        data=data,
+        out=out,
+        spec=load_once(options.run).spec,
+        run=options.run,
+        window_px=options.window_px,
+        boundary_px=options.boundary_px,
+        # While thresholds are being chosen, polygons are not looked at.
+        vectors=options.store_thresholds is None,
+    )
+    if not set(recipe.classes) & set(setting.spec.classes):
+        raise TrainingError(
+            f"the recipe labels {', '.join(recipe.classes)}, but model {setting.spec.name!r} "
+            f"finds {', '.join(setting.spec.classes)}"
+        )
+    jobs = [(source, *found) for source in sources for found in match_files(source, data)]
+    counts: list[ClassCounts] = []
+    for done, (source, path, stars) in enumerate(jobs):
+        progress("rasters", done, len(jobs))
+        counts += measure_raster(path, stars, source, setting)
+    progress("rasters", len(jobs), len(jobs))
+    return counts
+
+
+def _with_thresholds(
+    recipe: TrainingRecipe, data: Path, out: Path, options: EvaluateOptions, progress: Progress
+) -> EvaluateOptions:
+    """Choose thresholds, write the model with them, and return options that use it."""
+    target = options.store_thresholds
+    assert target is not None
+    spec = load_once(options.run).spec
+    bins = joined_bins(_measure_all(recipe, data, out, options, progress))
+    limits = dict(zip(spec.classes, spec.thresholds, strict=True))
+    # A class that is labelled nowhere here keeps the threshold it had.
+    labelled = tuple({score.class_name: None for score in bins if score.positive.any()})
+    limits |= dict(zip(labelled, best_thresholds(bins, labelled), strict=True))
+    notes = tuple(
+        f"IoU of {score.class_name} on held-out {score.source}: "
+        f"{score.iou_at(limits[score.class_name]):.3f}"
+        for score in bins
+        if score.positive.any()
+    )
+    rewrite_spec(
+        options.run.model,
+        target,
+        dataclasses.replace(spec, thresholds=tuple(limits.values()), notes=(*notes, *recipe.notes)),
+    )
+    run = dataclasses.replace(options.run, model=target, model_sha256=None)
+    return dataclasses.replace(options, run=run, store_thresholds=None)
