@@ -48,7 +48,9 @@ def call(monkeypatch, capsys):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["info"], ["vectorize"]])
+    @pytest.mark.parametrize(
+        "command", [[], ["run"], ["plan"], ["info"], ["vectorize"], ["evaluate-vectors"]]
+    )
     def test_is_there_for_every_command(self, call, command):
         code, out, _ = call(*command, "--help")
         assert code == 0

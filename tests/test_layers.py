@@ -64,6 +64,7 @@ MAY_IMPORT = {
             "evaluation",
             "flow",
             "job",
+            "metrics",
             "model",
             "output_folder",
             "outputs",

@@ -7,6 +7,7 @@
     ├── TileError        one tile failed while it was read or inferred
     ├── VectorizeError   a mask cannot be turned into vectors
     ├── OutputError      a result cannot be written
+    ├── EvaluationError  a result and its truth cannot be compared
     ├── TrainingError    a recipe, its labels or a training step are unusable
     ├── ClusterError     workers cannot be had or are lost, or a part of their work failed
     └── DependencyError  an optional package is missing
@@ -42,6 +43,10 @@ class VectorizeError(TilingSegError):
 
 class OutputError(TilingSegError):
     """A result cannot be written."""
+
+
+class EvaluationError(TilingSegError):
+    """A result and its truth cannot be read, or not be compared."""
 
 
 class TrainingError(TilingSegError):

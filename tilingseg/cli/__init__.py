@@ -16,6 +16,7 @@ import click
 
 from tilingseg import __version__
 from tilingseg.cli.cluster_commands import batch, cluster_flags, full_options, run_on_cluster
+from tilingseg.cli.evaluate_vectors import evaluate_vectors
 from tilingseg.cli.model_commands import evaluate, models, train
 from tilingseg.cli.options import (
     parse_bands,
@@ -67,6 +68,7 @@ tilingseg vectorize mask.tif     polygons from any mask raster
 tilingseg models                 the models in the box, and what they can do
 tilingseg train recipe.toml      a model from your own labels
 tilingseg evaluate recipe.toml   how good a model is on areas held out
+tilingseg evaluate-vectors truth.gpkg found.geojson   the same for polygons and lines
 """
 
 
@@ -79,7 +81,7 @@ def cli() -> None:
     """Segment rasters too large for memory: masks and polygons without seams."""
 
 
-for _command in (batch, train, evaluate, models):
+for _command in (batch, train, evaluate, evaluate_vectors, models):
     cli.add_command(_command)
 
 

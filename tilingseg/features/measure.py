@@ -34,6 +34,8 @@ LONGEST_EDGE_M = 1000.0
 is curved there, by 3 cm in the middle of a kilometre at 55° of latitude."""
 LONGEST_EDGE_DEG = 10.0
 """The same for scenes in degrees, whose edges are not curved but must show their way around."""
+NEAR_POLE_DEG = 89.0
+"""From this latitude on, 111 km from a pole, edges are divided further, to `_polar_edge`."""
 MEASURED_EDGE_M = 100.0
 """Edges are divided to this length before they are measured, at most into tenths of a pixel."""
 
@@ -128,11 +130,28 @@ def _in_degrees(
         longest_px = max(LONGEST_EDGE_M / pixel_m, 1.0)
     pixels = shapely.segmentize(pixels, longest_px)
     lonlat = _project(pixels, georef, project)
+    south, north = shapely.bounds(lonlat)[:, [1, 3]].T
+    polar = np.maximum(north, -south) > NEAR_POLE_DEG
+    if polar.any() and math.isfinite(pixel_m):
+        shorter_px = np.maximum(_polar_edge(np.maximum(north, -south)[polar]) / pixel_m, 1.0)
+        pixels[polar] = shapely.segmentize(pixels[polar], np.minimum(shorter_px, longest_px))
+        lonlat[polar] = _project(pixels[polar], georef, project)
     fine = shapely.segmentize(pixels, max(MEASURED_EDGE_M / pixel_m, 0.1))
     divided = shapely.get_num_coordinates(fine) > shapely.get_num_coordinates(pixels)
     measured = lonlat.copy()
     measured[divided] = _project(fine[divided], georef, project)
     return lonlat, measured
+
+
+def _polar_edge(latitude_deg: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how long edges may be so that degrees bend them by 3 cm, metres, at least 1.
+
+    Args:
+        latitude_deg: of the corner nearest to the pole; edges of 1 km may pass it 0.5 km nearer.
+    """
+    from_pole_m = np.radians(90 - latitude_deg) * _A - LONGEST_EDGE_M / 2
+    edge_m: NDArray[np.float64] = np.sqrt(8 * 0.03 * np.maximum(from_pole_m, 4.0))
+    return edge_m
 
 
 def _project(

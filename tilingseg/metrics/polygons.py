@@ -44,6 +44,8 @@ class FootprintAgreement:
     """One-to-one matches with an IoU of at least 0.5."""
     average_precision: float
     """Mean over IoU thresholds 0.5 to 0.95, 0…1; NaN without true footprints."""
+    average_precision_50: float
+    """The same at an IoU of 0.5 alone."""
     iou: float
     """Mean IoU of the matches, 0…1; NaN without matches, as all below."""
     iou_p5: float
@@ -120,15 +122,17 @@ def compare_footprints(
     a, b = found_array[pairs.found[matched]], true_array[pairs.true[matched]]
     iou = pairs.iou[matched]
     many = len(matched) > 0
+    precisions = _average_precisions(pairs, order, len(truth))
     corners_found, corners_true = _n_corners(a), _n_corners(b)
     return FootprintAgreement(
         n_found=len(found),
         n_true=len(truth),
         n_matched=len(matched),
-        average_precision=_average_precision(pairs, order, len(truth)),
+        average_precision=_mean(precisions),
+        average_precision_50=float(precisions[0]),
         iou=_mean(iou),
         iou_p5=float(np.percentile(iou, 5)) if many else float("nan"),
-        polis_m=_mean(np.array([polis(p, q) for p, q in zip(a, b, strict=True)])),
+        polis_m=_mean((_corners_to_outline(a, b) + _corners_to_outline(b, a)) / 2),
         hausdorff_m=_mean(shapely.hausdorff_distance(shapely.boundary(a), shapely.boundary(b))),
         rotation_deg=_mean(np.array([rotation_error(p, q) for p, q in zip(a, b, strict=True)])),
         vertex_ratio=float(corners_found.sum() / corners_true.sum()) if many else float("nan"),
@@ -142,7 +146,8 @@ def compare_footprints(
 
 def polis(first: Polygon, second: Polygon) -> float:
     """Return the PoLiS distance of two polygons, metres: corners to outlines, both ways."""
-    return (_corners_to_outline(first, second) + _corners_to_outline(second, first)) / 2
+    a, b = np.array([first], object), np.array([second], object)
+    return float((_corners_to_outline(a, b) + _corners_to_outline(b, a))[0] / 2)
 
 
 def main_direction_deg(polygon: Polygon) -> float:
@@ -195,11 +200,12 @@ def _match(pairs: _Pairs, order: NDArray[np.intp], threshold: float) -> NDArray[
     return np.array(matched, np.intp)
 
 
-def _average_precision(pairs: _Pairs, order: NDArray[np.intp], n_true: int) -> float:
+def _average_precisions(pairs: _Pairs, order: NDArray[np.intp], n_true: int) -> NDArray[np.float64]:
+    """Return the average precision at each of `_AP_IOUS`."""
+    values = np.full(len(_AP_IOUS), np.nan)
     if not n_true:
-        return float("nan")
-    values = []
-    for threshold in _AP_IOUS:
+        return values
+    for index, threshold in enumerate(_AP_IOUS):
         hit = np.zeros(len(order))
         hit[order[pairs.found[_match(pairs, order, threshold)]]] = 1
         n_hit = np.cumsum(hit)
@@ -207,8 +213,8 @@ def _average_precision(pairs: _Pairs, order: NDArray[np.intp], n_true: int) -> f
         precision = n_hit / np.arange(1, len(order) + 1)
         # Interpolated: the best precision at this recall or any higher one.
         best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-        values.append(best[np.searchsorted(recall, _RECALLS)].mean())
-    return float(np.mean(values))
+        values[index] = best[np.searchsorted(recall, _RECALLS)].mean()
+    return values
 
 
 def _n_corners(polygons: NDArray[np.object_]) -> NDArray[np.intp]:
@@ -216,11 +222,18 @@ def _n_corners(polygons: NDArray[np.object_]) -> NDArray[np.intp]:
     return np.asarray(shapely.get_num_coordinates(polygons) - n_rings, np.intp)
 
 
-def _corners_to_outline(polygon: Polygon, other: Polygon) -> float:
-    corners = np.concatenate(
-        [shapely.get_coordinates(ring)[:-1] for ring in shapely.get_rings(polygon)]
-    )
-    return float(shapely.distance(shapely.points(corners), other.boundary).mean())
+def _corners_to_outline(
+    polygons: NDArray[np.object_], others: NDArray[np.object_]
+) -> NDArray[np.float64]:
+    """Return the mean distance of the corners of one to the outline of the other, per pair."""
+    if not len(polygons):
+        return np.zeros(0)
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    corners, ring = shapely.get_coordinates(rings, return_index=True)
+    counts = np.append(ring[1:] == ring[:-1], False)  # the last point of a ring is its first
+    owner = owner[ring[counts]]
+    distance = shapely.distance(shapely.points(corners[counts]), shapely.boundary(others)[owner])
+    return np.bincount(owner, distance) / np.bincount(owner)
 
 
 def _n_holders(index: NDArray[np.intp]) -> int:
