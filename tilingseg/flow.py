@@ -45,7 +45,8 @@ class VectorizeOptions:
     """What the user may ask of `vectorize`."""
 
     classes: tuple[str, ...] | None = None
-    """Classes to vectorise; None: all."""
+    """Classes to vectorise; None: all. For a mask that does not name its classes: what they are
+    called, in the order of their values."""
     pixel_m: float | None = None
     """Pixel size of a mask that does not say its own, metres."""
     outputs: OutputOptions = field(default_factory=lambda: OutputOptions(formats=("geojson",)))
@@ -112,7 +113,7 @@ def vectorize(
         TilingSegError: the file is no mask, or the outputs cannot be written.
     """
     options = options or VectorizeOptions()
-    mask = open_mask(uri, pixel_m=options.pixel_m)
+    mask = open_mask(uri, pixel_m=options.pixel_m, names=options.classes)
     try:
         names = options.classes or mask.classes
         for name in names:

@@ -162,20 +162,71 @@ def real_table(folder: Path, gsd_m: float, others: bool) -> list[dict]:
     return rows
 
 
-def speed_table(count: int, workers: int) -> list[dict]:
-    """Return buildings per second for growing scenes."""
-    truth = draw(0, 60, GSD_M)
-    seen = observe(truth, 0)
-    reader = ArrayMask(seen.noisy)
-    shapes = [shape for shape in trace(reader, 1) if shape.polygon.area >= 16]
+class RepeatedMask(ArrayMask):
+    """A small scene side by side with itself, as large as one likes in little memory."""
+
+    def __init__(self, tile, n_down, n_across, gsd_m=GSD_M):
+        super().__init__(tile, None, gsd_m)
+        self.height, self.width = tile.shape[0] * n_down, tile.shape[1] * n_across
+
+    def read_mask(self, window):
+        rows = np.arange(window.row, window.row_stop) % len(self.mask)
+        cols = np.arange(window.col, window.col_stop) % self.mask.shape[1]
+        return self.mask[rows[:, None], cols]
+
+
+def speed_table(counts: list[int], workers: int) -> list[dict]:
+    """Return time and memory from mask to footprints for towns of growing size.
+
+    Houses stand 20 m apart; time is that of tracing and fitting, by all processes together.
+    """
+    truth = draw(0, 50, GSD_M, kinds=TOWN, step_m=20.0)
+    tile = observe(truth, 0).noisy
     rows = []
-    for n in (count // 10, count):
-        repeated = [shapes[k % len(shapes)] for k in range(n)]
-        start = time.perf_counter()
-        made = sum(1 for _ in footprints(repeated, reader, BuildingOptions(workers=workers)))
-        seconds = time.perf_counter() - start
-        rows.append({"buildings": made, "workers": workers, "s": seconds, "per s": made / seconds})
+    for count in counts:
+        n = max(1, round((count / len(truth.polygons)) ** 0.5))
+        reader = RepeatedMask(tile, max(1, round(count / len(truth.polygons) / n)), n)
+        with Usage() as usage:
+            shapes = trace(reader, 1, TraceOptions(workers=workers))
+            made = sum(1 for _ in footprints(shapes, reader, BuildingOptions(workers=workers)))
+        rows.append(
+            {
+                "buildings": made,
+                "Mpx": reader.height * reader.width / 1e6,
+                "s": usage.wall_s,
+                "CPU s": usage.cpu_s,
+                "per s": made / usage.wall_s,
+                "ms CPU each": 1000 * usage.cpu_s / made,
+                "peak MB": usage.peak_mb,
+            }
+        )
     return rows
+
+
+class Usage:
+    """Wall and processor seconds of a block and the memory at its peak, children included."""
+
+    def __enter__(self):
+        self.wall_s, self.cpu_s, self.peak_mb = -time.perf_counter(), -self._cpu_s(), 0.0
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._sample)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error):
+        self._done.set()
+        self._watch.join()
+        self.wall_s += time.perf_counter()
+        self.cpu_s += self._cpu_s()
+
+    def _sample(self):
+        while not self._done.wait(0.2):
+            self.peak_mb = max(self.peak_mb, sum(map(_own_mb, _family(os.getpid()))))
+
+    @staticmethod
+    def _cpu_s():
+        mine, ended = os.times(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        return mine.user + mine.system + ended.ru_utime + ended.ru_stime
 
 
 def print_table(rows: list[dict]) -> None:

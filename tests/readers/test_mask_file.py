@@ -41,6 +41,38 @@ def legend(**names):
     return {CLASSES_TAG: json.dumps({value[1:]: name for value, name in names.items()})}
 
 
+class TestGivenNames:
+    def test_the_caller_names_the_classes_of_a_silent_file(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.array([[0, 3], [7, 3]], np.uint8))
+        mask = open_mask(path, names=("building", "road"))
+        assert mask.classes == ("building", "road")
+        assert whole(mask).tolist() == [[0, 1], [2, 1]]
+        mask.close()
+
+    def test_names_of_the_file_stay(self, tmp_path):
+        tags = legend(_0="background", _1="building", _2="road")
+        path = write(tmp_path / "m.tif", np.array([[0, 1], [2, 0]], np.uint8), tags)
+        mask = open_mask(path, names=("tree", "water"))
+        assert mask.classes == ("building", "road")
+        mask.close()
+
+    def test_names_by_value_choose_classes(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.array([[0, 3], [7, 3]], np.uint8))
+        mask = open_mask(path, names=("class_7",))
+        assert mask.classes == ("class_3", "class_7")
+        mask.close()
+
+    def test_there_is_one_name_for_each_class(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.array([[0, 3], [7, 3]], np.uint8))
+        with pytest.raises(SceneError, match=r"2 classes .*\(values 3, 7\); 1 given \(building\)"):
+            open_mask(path, names=("building",))
+
+    def test_an_empty_mask_has_no_class_to_name(self, tmp_path):
+        mask = open_mask(write(tmp_path / "m.tif", np.zeros((2, 2), np.uint8)), names=("tree",))
+        assert mask.classes == ()
+        mask.close()
+
+
 class TestNamedClasses:
     def test_names_come_from_the_tag(self, tmp_path):
         pixels = np.array([[0, 1], [2, 255]], np.uint8)

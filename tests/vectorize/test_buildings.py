@@ -15,6 +15,7 @@ from shapely.geometry import Polygon, box
 from tests.bench.building_scenes import draw, observe
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Georef, Shape
+from tilingseg.vectorize import buildings
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
 from tilingseg.vectorize.trace import trace
 
@@ -158,7 +159,9 @@ def test_a_footprint_does_not_depend_on_its_company():
     assert sorted(together) == sorted(alone)
 
 
-def test_workers_change_nothing():
+def test_workers_change_nothing(monkeypatch):
+    monkeypatch.setattr(buildings, "_BATCH", 64)
+    monkeypatch.setattr(buildings, "_FEW_BATCHES", 1)
     truth = draw(7, 2)
     seen = observe(truth, 7)
     mask = Mask(seen.noisy, seen.probability)

@@ -162,7 +162,13 @@ def plan(scene: str, **wishes: Any) -> None:
     help="Folder of the outputs. [default: the current one]",
 )
 @click.option("-f", "--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--classes", callback=parse_list, metavar="A,B", help="Classes. [default: all]")
+@click.option(
+    "--classes",
+    callback=parse_list,
+    metavar="A,B",
+    help="Classes [default: all]; of a mask that does not name them, their names in the order of "
+    "their values: building gets footprints, road centrelines.",
+)
 @click.option(
     "--formats",
     callback=parse_list,

@@ -2,7 +2,8 @@
 
 A mask that this project wrote names its classes in a tag and is taken by its word. Any other raster
 of whole numbers is a mask too: 0 and whatever the file declares invalid are not classes, and every
-other value that occurs is one. To know them, such a file is read once from end to end.
+other value that occurs is one. To know them, such a file is read once from end to end; what they
+are called is for the caller to say.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -39,14 +40,23 @@ CLASSES_TAG = "TILINGSEG_CLASSES"
 """JSON object in the file's metadata: mask value → class name."""
 MAX_CLASSES = NODATA - 1
 _SCAN_ROWS_PX = 512
+_SHOWN = 8
+"""Values listed in a message."""
 
 
-def open_mask(uri: str | os.PathLike[str], *, pixel_m: float | None = None) -> MaskFile:
+def open_mask(
+    uri: str | os.PathLike[str],
+    *,
+    pixel_m: float | None = None,
+    names: tuple[str, ...] | None = None,
+) -> MaskFile:
     """Open a class mask.
 
     Args:
         uri: path or URL of a raster with one band of whole numbers (and perhaps an alpha band).
         pixel_m: ground or physical pixel size, metres, where the file is silent or wrong.
+        names: of the classes of a file that does not name them, in the order of their values; left
+            aside where one of them is a name that the classes have anyway.
 
     Raises:
         SceneError: it cannot be opened or read, or is no class mask.
@@ -56,7 +66,9 @@ def open_mask(uri: str | os.PathLike[str], *, pixel_m: float | None = None) -> M
     try:
         _refuse_other_rasters(target.uri, dataset)
         stored = _Stored(target, dataset)
-        legend = _legend_of_tag(target.uri, dataset) or _legend_of_values(stored)
+        legend = _legend_of_tag(target.uri, dataset)
+        if legend is None:
+            legend = _named(target.uri, _legend_of_values(stored), names or ())
         return MaskFile(stored, _georef(target.uri, dataset, pixel_m), legend)
     except SceneError:
         dataset.close()
@@ -83,6 +95,7 @@ class _Stored:
         self.dataset = dataset
         self._target = target
         self._lock = threading.Lock()
+        self._is_whole = MaskFlags.all_valid in dataset.mask_flag_enums[0]
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the stored values, and which pixels the file declares valid."""
@@ -90,6 +103,8 @@ class _Stored:
         try:
             with self._lock, gdal_settings(self._target):
                 values = self.dataset.read(1, window=area)
+                if self._is_whole:
+                    return values, np.ones(values.shape, dtype=np.bool_)
                 valid = self.dataset.read_masks(1, window=area) != 0
         except RasterioError as error:
             raise SceneError(
@@ -145,14 +160,15 @@ class MaskFile:
         stored, valid = self._stored.read(window)
         if self._legend.nodata is not None:
             valid &= stored != self._legend.nodata
-        index = _positions(stored, (BACKGROUND, *self._legend.values))
-        unknown = valid & (index < 0)
-        if unknown.any():
+        labels = _positions(stored, (BACKGROUND, *self._legend.values))
+        labels[~valid] = NODATA
+        unknown = labels == NODATA
+        if unknown.any() and (unknown := unknown & valid).any():
             raise SceneError(
                 f"{self._stored.uri} holds the value {stored[unknown][0]}, which its tag "
                 f"{CLASSES_TAG} does not name; correct the tag or remove it"
             )
-        return np.where(valid, index, NODATA).astype(np.uint8)
+        return labels
 
     def read_probability(self, class_index: int, window: Window) -> None:
         """Return None: a mask file keeps no probabilities."""
@@ -162,16 +178,15 @@ class MaskFile:
         self._stored.dataset.close()
 
 
-def _positions(stored: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.int16]:
-    """Return where in ascending `values` each stored value is found; −1: nowhere."""
+def _positions(stored: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return where in ascending `values` each stored value is found; `NODATA`: nowhere."""
     if stored.dtype.itemsize <= 2:  # a table of all possible values is ten times faster
         unsigned = f"u{stored.dtype.itemsize}"
-        table = np.full(1 << 8 * stored.dtype.itemsize, -1, dtype=np.int16)
+        table = np.full(1 << 8 * stored.dtype.itemsize, NODATA, dtype=np.uint8)
         table[np.array(values).astype(stored.dtype).view(unsigned)] = range(len(values))
-        found: NDArray[np.int16] = table[stored.view(unsigned)]
-        return found
+        return np.take(table, stored.view(unsigned))
     place = np.minimum(np.searchsorted(values, stored), len(values) - 1)
-    return np.where(np.array(values)[place] == stored, place, -1).astype(np.int16)
+    return np.where(np.array(values)[place] == stored, place, NODATA).astype(np.uint8)
 
 
 def _refuse_other_rasters(uri: str, dataset: Any) -> None:
@@ -221,6 +236,20 @@ def _legend_of_values(stored: _Stored) -> _Legend:
     values = tuple(sorted(value for value in found if value != nodata))
     names = tuple(f"class_{value}" for value in values)
     return _checked(stored.uri, _Legend(values=values, names=names, nodata=nodata))
+
+
+def _named(uri: str, legend: _Legend, names: tuple[str, ...]) -> _Legend:
+    """Give the classes of a file names."""
+    if not legend.names or not names or set(names) & set(legend.names):
+        return legend
+    if len(names) != len(legend.names):
+        values = ", ".join(str(value) for value in legend.values[:_SHOWN])
+        raise SceneError(
+            f"{uri} has {len(legend.values)} classes without names (values {values}"
+            f"{', …' if len(legend.values) > _SHOWN else ''}); {len(names)} given "
+            f"({', '.join(names)}): name all of them, in the order of the values"
+        )
+    return replace(legend, names=names)
 
 
 def _checked(uri: str, legend: _Legend) -> _Legend:

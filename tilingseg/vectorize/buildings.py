@@ -12,7 +12,8 @@ import multiprocessing
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -28,7 +29,7 @@ from tilingseg.vectorize.surroundings import BlockReader, Surroundings
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _BATCH = 256
 """Shapes that travel to a worker together."""
+_FEW_BATCHES = 4
+"""Batches that the calling process does before it asks others for help."""
 _MARGIN_PX = 16
 """Pixels looked at around a shape: more than twice what a footprint may leave it, so that what
 lies farther away cannot meet it."""
@@ -123,18 +126,28 @@ def footprints(
     options = options or BuildingOptions()
     ground = _ground(mask.georef.pixel_m)
     batches = _batches(shapes, mask, options, ground, left_out)
-    if options.workers == 1:
-        for batch in batches:
-            yield from _fit_batch(batch, options, ground, mask.classes)
-        return
+    fit = partial(_fit_batch, options=options, ground=ground, classes=mask.classes)
+    # Few shapes are done before a process has started.
+    for batch in batches if options.workers == 1 else islice(batches, _FEW_BATCHES):
+        yield from fit(batch)
+    following = next(batches, None)
+    if following is not None:
+        yield from _fit_in_processes(chain([following], batches), fit, options.workers)
+
+
+def _fit_in_processes(
+    batches: Iterable[list[_Task]], fit: Callable[[list[_Task]], list[Feature]], workers: int
+) -> Iterator[Feature]:
     # Threads and locks of the caller (torch, GDAL) do not survive a plain fork.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])  # loaded once, its memory shared by all
     waiting: deque[Future[list[Feature]]] = deque()
-    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         for batch in batches:
-            waiting.append(pool.submit(_fit_batch, batch, options, ground, mask.classes))
-            if len(waiting) > 2 * options.workers:
+            waiting.append(pool.submit(fit, batch))
+            if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()

@@ -6,7 +6,8 @@ class becomes its traced outlines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,15 @@ BUILDINGS = frozenset({"building", "buildings", "house", "houses"})
 ROADS = frozenset({"road", "roads", "street", "streets"})
 
 
+_MAX_WORKERS = 8
+"""Reading, tracing and writing, which one process does, keep no more than this busy."""
+
+
+def _usable_cpus() -> int:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(count or 1, _MAX_WORKERS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorOptions:
     """How masks become vectors."""
@@ -35,8 +45,9 @@ class VectorOptions:
     regularize: Regularize = "auto"
     """`auto`: footprints with right angles where the outline agrees; `strict`: everywhere;
     `off`: outlines as they were traced, simplified."""
-    workers: int = 1
-    """Processes that fit footprints; the result does not depend on it."""
+    workers: int = field(default_factory=_usable_cpus)
+    """Processes that fit footprints; the result does not depend on it. [default: as many as there
+    are processors for this process, 8 at most]"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
