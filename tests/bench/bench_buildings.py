@@ -1,7 +1,7 @@
 """Figures for building footprints: how exact, how many corners, how fast.
 
 usage: python -m tests.bench.bench_buildings [--seeds 0 1] [--real FOLDER] [--others]
-       [--count 20000] [--workers 2]
+       [--counts 10000 100000 1000000] [--workers 2]
 
 Draws scenes with exact truth, wobbles them as a network would, and prints tables in Markdown:
 synthetic kinds, rows of touching houses, real footprints laid out anew (`--real`: a folder with
@@ -11,19 +11,22 @@ GeoJSON files), speed. `--others` adds buildingregulariser, if it is installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import threading
 import time
 from pathlib import Path
 
 import geopandas
 import numpy as np
+import psutil
 import shapely
 from shapely import affinity
 
-from tests.bench.building_scenes import Observation, Truth, draw, lay_out, observe
+from tests.bench.building_scenes import TOWN, Observation, Truth, draw, lay_out, observe
 from tilingseg.metrics.polygons import compare_footprints
 from tilingseg.records import Georef
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
-from tilingseg.vectorize.trace import trace
+from tilingseg.vectorize.trace import TraceOptions, trace
 
 GSD_M = 0.5
 """Pixel size of the drawn scenes, metres."""
@@ -108,7 +111,7 @@ def kinds_table(truth: Truth, seen: Observation, others: bool) -> list[dict]:
 
 def rows_of_houses(seed: int, n_rows: int) -> dict:
     """Return the instance scores of rows of touching houses."""
-    truth = draw(seed, n_rows, GSD_M, rows=True)
+    truth = draw(seed, n_rows, GSD_M, kinds=("row",))
     seen = observe(truth, seed, party_wall=0.35)
     _, fitted, _ = vectorize(seen.noisy, seen.probability)
     return summary("rows of houses", truth.polygons, fitted)
@@ -204,29 +207,37 @@ def speed_table(counts: list[int], workers: int) -> list[dict]:
 
 
 class Usage:
-    """Wall and processor seconds of a block and the memory at its peak, children included."""
+    """Wall and processor seconds of a block and the memory at its peak, all processes together."""
 
     def __enter__(self):
-        self.wall_s, self.cpu_s, self.peak_mb = -time.perf_counter(), -self._cpu_s(), 0.0
+        self._cpu_s, self.peak_mb, self._me = {}, 0.0, psutil.Process()
+        self._sample()
+        self._before_s = sum(self._cpu_s.values())
+        self.wall_s = -time.perf_counter()
         self._done = threading.Event()
-        self._watch = threading.Thread(target=self._sample)
+        self._watch = threading.Thread(target=self._keep_sampling)
         self._watch.start()
         return self
 
     def __exit__(self, *error):
+        self.wall_s += time.perf_counter()
         self._done.set()
         self._watch.join()
-        self.wall_s += time.perf_counter()
-        self.cpu_s += self._cpu_s()
+        self.cpu_s = sum(self._cpu_s.values()) - self._before_s
+
+    def _keep_sampling(self):
+        while not self._done.wait(0.25):
+            self._sample()
+        self._sample()
 
     def _sample(self):
-        while not self._done.wait(0.2):
-            self.peak_mb = max(self.peak_mb, sum(map(_own_mb, _family(os.getpid()))))
-
-    @staticmethod
-    def _cpu_s():
-        mine, ended = os.times(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        return mine.user + mine.system + ended.ru_utime + ended.ru_stime
+        memory = 0
+        for process in (self._me, *self._me.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                times = process.cpu_times()
+                self._cpu_s[process.pid] = times.user + times.system
+                memory += process.memory_full_info().pss  # shared pages count once
+        self.peak_mb = max(self.peak_mb, memory / 1e6)
 
 
 def print_table(rows: list[dict]) -> None:
@@ -243,11 +254,11 @@ def print_table(rows: list[dict]) -> None:
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--real", type=Path)
     parser.add_argument("--gsd-m", type=float, default=0.3)
     parser.add_argument("--others", action="store_true")
-    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--counts", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     for seed in args.seeds:
@@ -256,8 +267,8 @@ def main() -> None:
         print_table([rows_of_houses(seed, 30)])
     if args.real:
         print_table(real_table(args.real, args.gsd_m, args.others))
-    if args.count:
-        print_table(speed_table(args.count, args.workers))
+    if args.counts:
+        print_table(speed_table(args.counts, args.workers))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ KINDS = (
     "rectangle", "L", "T", "U", "Z", "courtyard", "chamfer", "wing 45", "trapezoid", "free quad",
     "hexagon", "tank", "shed",
 )  # fmt: skip
+TOWN = ("house", "house", "house", "L house", "shed")
+"""What stands in a dense town."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,10 +50,10 @@ class Observation:
 
 def one(kind: str, rng: np.random.Generator) -> Polygon:
     """Draw one building of a kind, metres, centred on the origin, not rotated."""
-    w, h = rng.uniform(9, 24, 2)
+    w, h = rng.uniform(7, 12, 2) if "house" in kind else rng.uniform(9, 24, 2)
     rect = box(-w / 2, -h / 2, w / 2, h / 2)
     a, b = rng.uniform(0.35, 0.6, 2)
-    if kind == "L":
+    if kind in ("L", "L house"):
         return rect.difference(box(w * (0.5 - a), h * (0.5 - b), w, h))
     if kind == "T":
         w = max(w, 14)
@@ -102,11 +104,17 @@ def row_of_houses(rng: np.random.Generator) -> list[Polygon]:
     return [affinity.translate(house, -x / 2, -5) for house in houses]
 
 
-def draw(seed: int, n_each: int = 40, gsd_m: float = 0.5, rows: bool = False) -> Truth:
-    """Draw buildings of all kinds, every rotation; with `rows`, rows of touching houses instead."""
+def draw(
+    seed: int,
+    n_each: int = 40,
+    gsd_m: float = 0.5,
+    kinds: tuple[str, ...] = KINDS,
+    step_m: float = 44.0,
+) -> Truth:
+    """Draw buildings of some kinds, every rotation, on a grid; `row`: a row of touching houses."""
     rng = np.random.default_rng(seed)
-    kinds = ["row"] * n_each if rows else [k for k in KINDS for _ in range(n_each)]
-    step = 100.0 if rows else 44.0
+    kinds = [k for k in kinds for _ in range(n_each)]
+    step = 100.0 if "row" in kinds else step_m
     across = int(np.ceil(np.sqrt(len(kinds))))
     polygons, names = [], []
     for i, kind in enumerate(kinds):
