@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "features": {"atomic", "errors", "records"},
     "metrics": {"errors"},
     "export": {"atomic", "errors", "grid", "records"},
-    "training": {"errors", "grid", "model", "readers", "records", "metrics", "scaling"},
+    "training": {"atomic", "errors", "grid", "model", "readers", "records", "metrics", "scaling"},
     "output_folder": {"errors", "vectorize"},
     "outputs": {
         *("atomic", "errors", "export", "features", "output_folder", "plan", "progress"),

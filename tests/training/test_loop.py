@@ -5,19 +5,57 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 
-from tilingseg.errors import TrainingError
-from tilingseg.model.load import load_model
+from tests.full_disk import files_up_to
+from tilingseg.errors import DependencyError, OutputError, TrainingError
+from tilingseg.model.load import build_network, load_model
+from tilingseg.model.normalize import normalize
 from tilingseg.model.unet import UNetOptions
 from tilingseg.training.augment import AugmentOptions
 from tilingseg.training.loop import CHECKPOINT, LOG, learning_rate, train
-from tilingseg.training.losses import LossOptions
-from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
+from tilingseg.training.losses import LossOptions, segmentation_loss
+from tilingseg.training.recipe import (
+    ClassLabel,
+    Schedule,
+    SourceRecipe,
+    TrainingRecipe,
+    read_recipe,
+)
+from tilingseg.training.samples import draw_batch, unit_scaling
+from tilingseg.training.sources import load_sources
+
+RECIPE = """
+name = "two"
+classes = ["building"]
+bands = ["red", "green", "blue"]
+gsd_m = 1.0
+mean = [0.4, 0.4, 0.4]
+std = [0.2, 0.2, 0.2]
+[network]
+features = [4]
+[schedule]
+steps = 2
+batch_size = 2
+window_px = 16
+warmup_steps = 2
+validate_every = 2
+accumulate = {accumulate}
+[[sources]]
+name = "squares"
+split = "train"
+rasters = "{rasters}"
+mask = "one_mask.tif"
+classes = [{{ name = "building", values = [1] }}]
+licence = "CC0"
+"""
 
 
 @pytest.fixture
@@ -92,7 +130,8 @@ def test_training_learns_what_is_plain_to_see(data, tmp_path):
         f"IoU of building on held-out squares: {float(row['iou building squares']):.3f}",
         "Finds squares.",
     )
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {CHECKPOINT, LOG, path.name}
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {CHECKPOINT, LOG, "curves.png", "samples.png", path.name}
 
 
 def read_log(out):
@@ -111,9 +150,16 @@ def kill_at(step):
     return progress
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_job_that_was_killed_ends_with_the_same_bits(data, tmp_path, precision):
-    recipe = make_recipe(precision=precision)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"precision": "float32"},
+        {"precision": "bfloat16"},
+        {"precision": "float16", "accumulate": 2},
+    ],
+)
+def test_a_job_that_was_killed_ends_with_the_same_bits(data, tmp_path, schedule):
+    recipe = make_recipe(**schedule)
     straight = train(recipe, data, tmp_path / "straight")
     for step in (2, 5):  # before the first checkpoint, and after it
         with pytest.raises(KilledError):
@@ -162,6 +208,124 @@ def test_a_loss_that_explodes_stops_the_job(data, tmp_path, monkeypatch):
     )
     with pytest.raises(TrainingError, match="nan at step 0; lower the learning rate"):
         train(make_recipe(), data, tmp_path / "out")
+
+
+def test_a_loss_that_explodes_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+    recipe = make_recipe()
+    straight = train(recipe, data, tmp_path / "straight").read_bytes()
+    calls = itertools.count()
+
+    def explode(logits, labels, options):
+        loss = segmentation_loss(logits, labels, options)
+        return loss * float("inf") if next(calls) == 4 else loss
+
+    monkeypatch.setattr("tilingseg.training.loop.segmentation_loss", explode)
+    with pytest.raises(TrainingError, match="at step 4; lower the learning rate .the last check"):
+        train(recipe, data, tmp_path / "out")
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "out" / CHECKPOINT)["step"] == 3
+    assert train(recipe, data, tmp_path / "out", resume=True).read_bytes() == straight
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(data, tmp_path):
+    recipe = make_recipe()
+    straight = train(recipe, data, tmp_path / "straight").read_bytes()
+    with pytest.raises(KilledError):
+        train(recipe, data, tmp_path / "out", progress=kill_at(4))
+    size = (tmp_path / "out" / CHECKPOINT).stat().st_size
+    with (
+        files_up_to(size // 2),
+        pytest.raises(OutputError, match=f"cannot write .*{CHECKPOINT}: File too large"),
+    ):
+        train(recipe, data, tmp_path / "out", resume=True)
+    assert not list((tmp_path / "out").glob("*.part*"))
+    assert torch.load(tmp_path / "out" / CHECKPOINT)["step"] == 3
+    assert train(recipe, data, tmp_path / "out", resume=True).read_bytes() == straight
+
+
+def test_a_job_that_gets_no_better_stops_and_gives_its_best_weights(data, tmp_path):
+    recipe = make_recipe(steps=60, validate_every=3, patience=2, ema_decay=0.1, learning_rate=5.0)
+    path = train(recipe, data, tmp_path / "out")
+    rows = read_log(tmp_path / "out")
+    scores = [float(row["iou building squares"]) for row in rows]
+    assert len(rows) < 20
+    best = scores.index(max(scores))
+    assert len(rows) == best + 1 + 2
+    assert load_model(path).spec.notes[0].endswith(f"{scores[best]:.3f}")
+    assert train(recipe, data, tmp_path / "out", resume=True).read_bytes() == path.read_bytes()
+
+
+def test_added_gradients_are_the_mean_of_their_batches(data, tmp_path):
+    # One step without momentum moves along the gradient, which clipping leaves alone here.
+    recipe = make_recipe(steps=1, accumulate=2, clip_norm=1e9, validate_every=1)
+    recipe = dataclasses.replace(recipe, network=UNetOptions(features=(4, 8)))
+    train(recipe, data, tmp_path / "two")
+    optimizer = torch.load(tmp_path / "two" / CHECKPOINT)["optimizer"]["state"]
+    spec = recipe.spec()
+    torch.manual_seed(recipe.seed)
+    module = build_network(spec)
+    rasters = load_sources(recipe, data, "train")
+    for number in (0, 1):
+        batch = draw_batch(rasters, recipe, number)
+        pixels = normalize(batch.pixels, batch.valid, unit_scaling(3), spec)
+        (segmentation_loss(module(pixels), batch.labels, recipe.loss) / 2).backward()
+    kernels = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]
+    for index, parameter in enumerate((*kernels, *others)):
+        # AdamW's first moment after one step is a tenth of the gradient.
+        expected = parameter.grad / 10
+        assert torch.allclose(optimizer[index]["exp_avg"], expected, rtol=1e-3, atol=1e-7)
+
+
+def test_two_processes_learn_what_one_does_with_twice_the_batches(data, tmp_path):
+    text = RECIPE.format(rasters="one_rgb.tif", accumulate=1)
+    (tmp_path / "two.toml").write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tilingseg", "train", str(tmp_path / "two.toml"), "--threads", "1", "-q"]
+    command += ["--data", str(data), "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    recipe = read_recipe(tmp_path / "two.toml")
+    recipe = dataclasses.replace(
+        recipe, schedule=dataclasses.replace(recipe.schedule, accumulate=2)
+    )
+    train(recipe, data, tmp_path / "one")
+    one, two = (torch.load(tmp_path / name / CHECKPOINT)["weights"] for name in ("one", "two"))
+    for name, tensor in one.items():
+        if "running" not in name and "num_batches" not in name:  # each process keeps its own
+            assert torch.allclose(tensor, two[name], atol=2e-4), name
+    assert (tmp_path / "two" / "two.safetensors").exists()
+
+
+def test_tensorboard_gets_the_curves(data, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the extra train")
+    train(make_recipe(steps=3, tensorboard=True), data, tmp_path / "out")
+    (file,) = (tmp_path / "out" / "tensorboard").iterdir()
+    content = file.read_bytes()
+    for name in (b"loss", b"iou/building squares", b"samples"):
+        assert name in content
+
+
+def test_a_missing_tensorboard_names_the_extra(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(DependencyError, match=r"pip install 'tilingseg\[train\]'"):
+        train(make_recipe(tensorboard=True), data, tmp_path / "out")
+
+
+def test_curves_and_samples_are_pictures_of_the_job(data, tmp_path):
+    train(make_recipe(), data, tmp_path / "out")
+    samples = np.asarray(Image.open(tmp_path / "out" / "samples.png"))
+    assert samples.shape == (36, 3 * 36, 3)  # pixels, truth, probability; one raster
+    assert {0, 255} <= set(np.unique(samples[2:34, 38:70])) <= {0, 128, 255}  # 128: unknown
+    curves = np.asarray(Image.open(tmp_path / "out" / "curves.png")).astype(int)
+    for half in (curves[:, :450], curves[:, 450:]):
+        assert (np.abs(half - (0xE6, 0x1E, 0x6E)).sum(axis=2) == 0).any()
+
+
+@pytest.mark.parametrize("key", ["steps", "batch_size", "accumulate", "validate_every"])
+def test_a_schedule_of_nothing_is_refused(key):
+    with pytest.raises(TrainingError, match=f"{key} is 0, must be above 0"):
+        make_recipe(**{key: 0})
 
 
 def test_the_rate_rises_and_falls():

@@ -5,22 +5,18 @@ comes from the recipe's seed and the number of the step, and a checkpoint holds 
 a job that was killed goes on as if it had not been: the same bits on the same machine.
 
 Files in the output folder: `checkpoint.pt` (tensors only, read without unpickling objects),
-`log.csv` with one row for each validation, and at the end `<name>.safetensors`, the averaged
-weights with their spec. All appear whole.
+`log.csv` with one row for each validation, `curves.png`, `samples.png`, and at the end
+`<name>.safetensors`, the averaged weights with their spec. All appear whole.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -30,24 +26,33 @@ from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network, save_model
 from tilingseg.model.normalize import normalize
+from tilingseg.training.checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
+from tilingseg.training.group import join_group
+from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.losses import segmentation_loss
 from tilingseg.training.samples import draw_batch, unit_scaling
 from tilingseg.training.sources import load_sources
 from tilingseg.training.validate import Score, best_thresholds, validate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
+    from PIL import Image
+
     from tilingseg.model.spec import ModelSpec
+    from tilingseg.training.group import Group
     from tilingseg.training.recipe import Schedule, TrainingRecipe
     from tilingseg.training.samples import Batch
     from tilingseg.training.sources import LabelledRaster
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.csv"
+__all__ = ["CHECKPOINT", "LOG", "learning_rate", "train"]
 
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text."""
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def train(
@@ -74,6 +79,7 @@ def train(
 
     Raises:
         TrainingError: the data are unusable, `out` holds another job, or the loss is not finite.
+        OutputError: the disk is full; the last checkpoint is kept.
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise TrainingError(f"{out} holds a training job; resume it or choose another folder")
@@ -82,43 +88,106 @@ def train(
         torch.set_num_threads(threads)
     training = load_sources(recipe, data, "train")
     held_out = load_sources(recipe, data, "validation")
+    group = join_group()
+    try:
+        return _train(recipe, (training, held_out), out, group, progress)
+    finally:
+        group.leave()
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = recipe.spec()
+
+def _train(
+    recipe: TrainingRecipe,
+    rasters: tuple[tuple[LabelledRaster, ...], tuple[LabelledRaster, ...]],
+    out: Path,
+    group: Group,
+    progress: Progress | None,
+) -> Path:
+    spec, schedule = recipe.spec(), recipe.schedule
+    training, held_out = rasters
     torch.manual_seed(recipe.seed)
-    module = _channels_last(build_network(spec).to(device))
-    optimizer = _optimizer(module, recipe.schedule)
-    averaged = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    step, rows = 0, list[dict[str, Any]]()
-    if resume and (out / CHECKPOINT).exists():
-        step, rows = _load_checkpoint(out / CHECKPOINT, module, optimizer, averaged)
+    state = _fresh_state(recipe, spec, group)
+    if (out / CHECKPOINT).exists():
+        load_checkpoint(out / CHECKPOINT, state)
+    network = group.joined(state.module)
+    journal = Journal(out, board=schedule.tensorboard and group.first, step=state.step)
 
-    steps, scores = recipe.schedule.steps, tuple[Score, ...]()
+    scores = tuple[Score, ...]()
     losses: list[float] = []
     started = time.monotonic()
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        waiting = ahead.submit(draw_batch, training, recipe, step)
-        while step < steps:
-            batch = waiting.result()
-            waiting = ahead.submit(draw_batch, training, recipe, step + 1)
-            rate = learning_rate(step, recipe.schedule)
-            loss = _update(module, optimizer, batch, (recipe, spec, step, rate))
-            _average(averaged, module, step, recipe.schedule.ema_decay)
+    with _Batches(training, recipe, group) as batches:
+        while state.step < schedule.steps and not group.agreed(_is_over(state, schedule)):
+            rate = learning_rate(state.step, schedule)
+            loss = _update(network, state, batches.of_step(state.step), (recipe, spec, rate))
+            _average(state.averaged, state.module, state.step, schedule.ema_decay)
             losses.append(loss)
-            step += 1
+            state.step += 1
+            if not group.first:
+                continue
+            journal.step(state.step, loss, rate)
             if progress is not None:
-                progress(step, steps, f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}")
-            if step % recipe.schedule.validate_every == 0 or step == steps:
-                scores = _measure(spec, averaged, held_out)
-                row = {"step": step, "seconds": round(time.monotonic() - started, 1)}
+                mean = sum(losses[-50:]) / len(losses[-50:])
+                progress(state.step, schedule.steps, f"loss {mean:.3f}")
+            if state.step % schedule.validate_every == 0 or state.step == schedule.steps:
+                scores, samples = _measure(recipe, spec, state.averaged, held_out)
+                row = {"step": state.step, "seconds": round(time.monotonic() - started, 1)}
                 row |= {"learning_rate": rate, "loss": sum(losses) / len(losses)}
-                rows.append(row | _columns(scores, spec))
+                state.rows.append(row | _columns(scores, spec))
                 losses.clear()
-                _save_checkpoint(out / CHECKPOINT, module, optimizer, averaged, step, rows)
-                _save_log(out / LOG, rows)
-    if not scores:
-        scores = _measure(spec, averaged, held_out)
-    return _finish(out, recipe, spec, averaged, scores)
+                _keep_best(state, scores, spec, schedule)
+                save_checkpoint(out / CHECKPOINT, state)
+                journal.validation(state.rows, samples)
+    journal.close()
+    path = out / f"{recipe.name}.safetensors"
+    if group.first:
+        if state.best:
+            state.averaged = state.best["weights"]
+        if state.best or not scores:
+            scores, _ = _measure(recipe, spec, state.averaged, held_out)
+        _write_model(path, recipe, spec, state.averaged, scores)
+    return path
+
+
+def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State:
+    module = _channels_last(build_network(spec).to(group.device))
+    scaled = recipe.schedule.precision == "float16"
+    return State(
+        module=module,
+        optimizer=_optimizer(module, recipe.schedule),
+        scaler=torch.amp.GradScaler(group.device.type, enabled=scaled),
+        averaged={name: tensor.clone() for name, tensor in module.state_dict().items()},
+    )
+
+
+class _Batches:
+    """The windows of each step, drawn by a thread while the step before is computed."""
+
+    def __init__(
+        self, rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, group: Group
+    ) -> None:
+        self._rasters, self._recipe, self._group = rasters, recipe, group
+        self._ahead = ThreadPoolExecutor(max_workers=1)
+        self._waiting: tuple[int, Future[Batch]] | None = None
+
+    def __enter__(self) -> _Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ahead.shutdown(cancel_futures=True)
+
+    def of_step(self, step: int) -> Iterator[Batch]:
+        """Yield the batches whose gradients are added up in one step."""
+        group, parts = self._group, self._recipe.schedule.accumulate
+        for part in range(parts):
+            # Every batch of every process has a number of its own, the same whenever it is drawn.
+            number = (step * parts + part) * group.size + group.rank
+            if self._waiting is None or self._waiting[0] != number:
+                self._waiting = self._drawn(number)
+            batch = self._waiting[1].result()
+            self._waiting = self._drawn(number + group.size)
+            yield batch
+
+    def _drawn(self, number: int) -> tuple[int, Future[Batch]]:
+        return number, self._ahead.submit(draw_batch, self._rasters, self._recipe, number)
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
@@ -141,34 +210,43 @@ def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
 
 
 def _update(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    at: tuple[TrainingRecipe, ModelSpec, int, float],
+    network: nn.Module,
+    state: State,
+    batches: Iterator[Batch],
+    at: tuple[TrainingRecipe, ModelSpec, float],
 ) -> float:
     """Take one step and return its loss."""
-    recipe, spec, step, rate = at
-    device = next(module.parameters()).device
+    recipe, spec, rate = at
+    schedule, device = recipe.schedule, next(network.parameters()).device
     # Dropout draws from the global generator: tie it to the step.
-    torch.manual_seed(recipe.seed * 1_000_003 + step)
-    for group in optimizer.param_groups:
+    torch.manual_seed(recipe.seed * 1_000_003 + state.step)
+    for group in state.optimizer.param_groups:
         group["lr"] = rate
-    pixels = normalize(
-        batch.pixels.to(device), batch.valid.to(device), unit_scaling(len(spec.bands)), spec
-    )
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
-    module.train()
-    half = recipe.schedule.precision == "bfloat16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        logits = module(pixels)
-    loss = segmentation_loss(logits, batch.labels.to(device), recipe.loss)
-    if not torch.isfinite(loss):
-        raise TrainingError(f"the loss is {loss.item()} at step {step}; lower the learning rate")
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(module.parameters(), recipe.schedule.clip_norm)
-    optimizer.step()
-    return loss.item()
+    network.train()
+    state.optimizer.zero_grad()
+    total = 0.0
+    for batch in batches:
+        pixels = normalize(
+            batch.pixels.to(device), batch.valid.to(device), unit_scaling(len(spec.bands)), spec
+        )
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        half = _HALF.get(schedule.precision)
+        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+            logits = network(pixels)
+        loss = segmentation_loss(logits, batch.labels.to(device), recipe.loss)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {state.step}; lower the learning rate "
+                "(the last checkpoint is kept)"
+            )
+        loss = loss / schedule.accumulate
+        torch.autograd.backward(state.scaler.scale(loss))
+        total += loss.item()
+    state.scaler.unscale_(state.optimizer)
+    nn.utils.clip_grad_norm_(state.module.parameters(), schedule.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return total
 
 
 def _average(averaged: dict[str, torch.Tensor], module: nn.Module, step: int, decay: float) -> None:
@@ -182,14 +260,20 @@ def _average(averaged: dict[str, torch.Tensor], module: nn.Module, step: int, de
 
 
 def _measure(
-    spec: ModelSpec, weights: dict[str, torch.Tensor], rasters: tuple[LabelledRaster, ...]
-) -> tuple[Score, ...]:
+    recipe: TrainingRecipe,
+    spec: ModelSpec,
+    weights: dict[str, torch.Tensor],
+    rasters: tuple[LabelledRaster, ...],
+) -> tuple[tuple[Score, ...], Image.Image | None]:
+    """Return the scores of held-out rasters, and a picture of some of them."""
     module = build_network(spec)
     module.load_state_dict(weights)
     module.eval()
     geometry = network_geometry(module, len(spec.bands))
     device = next(iter(weights.values())).device
-    return validate(_channels_last(module.to(device)), geometry, spec, rasters)
+    module = _channels_last(module.to(device))
+    scores = validate(module, geometry, spec, rasters)
+    return scores, draw_samples(module, spec, rasters, recipe.pixel_m)
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
@@ -206,60 +290,34 @@ def _columns(scores: tuple[Score, ...], spec: ModelSpec) -> dict[str, float]:
     return columns
 
 
-def _save_checkpoint(
-    path: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    averaged: dict[str, torch.Tensor],
-    step: int,
-    rows: list[dict[str, Any]],
+def _keep_best(
+    state: State, scores: tuple[Score, ...], spec: ModelSpec, schedule: Schedule
 ) -> None:
-    state = {
-        "step": step,
-        "weights": module.state_dict(),
-        "averaged": averaged,
-        "optimizer": optimizer.state_dict(),
-        "rows": rows,
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    _write_whole(path, buffer.getvalue())
+    """With early stop, remember the weights of the best validation."""
+    values = [v for k, v in _columns(scores, spec).items() if k.startswith("iou ")]
+    if not schedule.patience or not values:
+        return
+    score = sum(values) / len(values)
+    if not state.best or score > state.best["score"]:
+        weights = {name: tensor.clone() for name, tensor in state.averaged.items()}
+        state.best = {"score": score, "step": state.step, "weights": weights}
 
 
-def _load_checkpoint(
+def _is_over(state: State, schedule: Schedule) -> bool:
+    """Whether the last validations were all worse than the best one."""
+    if not schedule.patience or not state.best:
+        return False
+    worse: int = sum(row["step"] > state.best["step"] for row in state.rows)
+    return worse >= schedule.patience
+
+
+def _write_model(
     path: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    averaged: dict[str, torch.Tensor],
-) -> tuple[int, list[dict[str, Any]]]:
-    device = next(module.parameters()).device
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        module.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        for name, tensor in averaged.items():
-            tensor.copy_(state["averaged"][name])
-    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise TrainingError(f"{path} does not continue this recipe: {reason}") from error
-    return state["step"], state["rows"]
-
-
-def _save_log(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[-1]), extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write_whole(path, text.getvalue().encode())
-
-
-def _finish(
-    out: Path,
     recipe: TrainingRecipe,
     spec: ModelSpec,
     averaged: dict[str, torch.Tensor],
     scores: tuple[Score, ...],
-) -> Path:
+) -> None:
     thresholds = best_thresholds(scores, spec.classes)
     limits = dict(zip(spec.classes, thresholds, strict=True))
     notes = tuple(
@@ -270,16 +328,5 @@ def _finish(
     )
     module = build_network(spec)
     module.load_state_dict(averaged)
-    path = out / f"{recipe.name}.safetensors"
     final = dataclasses.replace(spec, thresholds=thresholds, notes=(*notes, *recipe.notes))
     save_model(path, module, final, half=True)
-    return path
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

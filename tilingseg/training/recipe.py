@@ -78,7 +78,9 @@ class Schedule:
     steps: int
     """Updates of the weights."""
     batch_size: int = 12
-    """Windows an update."""
+    """Windows in one forward pass, of each process."""
+    accumulate: int = 1
+    """Passes whose gradients are added up for one update: larger batches in the same memory."""
     window_px: int = 256
     """Side of a window at the model's GSD, px."""
     learning_rate: float = 1e-3
@@ -93,8 +95,26 @@ class Schedule:
     """How much of the averaged weights is kept at each update."""
     validate_every: int = 200
     """Updates between validations and checkpoints."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    patience: int = 0
+    """Validations in a row without a better mean IoU that end the job; the model is then the best
+    one. 0: all steps are done and the model is the last one."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the convolutions; bfloat16 where the processor has it."""
+    tensorboard: bool = False
+    """Write a TensorBoard log too; needs the extra `train`."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and rates that no job can have.
+
+        Raises:
+            TrainingError: naming the key, its value and what it must be.
+        """
+        for name in ("steps", "batch_size", "accumulate", "window_px", "validate_every"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"schedule: {name} is {getattr(self, name)}, must be above 0")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"schedule: {name} is {getattr(self, name)}, must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,88 @@
+"""Where a training job stands, in one file: everything that the next step depends on.
+
+Tensors and numbers only, so that it is read without running code from the file. It appears whole:
+when the disk is full, or the job dies while it writes, the one before stays.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tilingseg.atomic import whole
+from tilingseg.errors import TrainingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What changes from step to step."""
+
+    module: nn.Module
+    """The network."""
+    optimizer: torch.optim.Optimizer
+    """Holds the moments of the gradients."""
+    scaler: torch.amp.GradScaler
+    """Keeps float16 gradients above what float16 cannot hold; idle in other precisions."""
+    averaged: dict[str, Tensor]
+    """The moving average of the weights, which becomes the model."""
+    step: int = 0
+    """Updates done."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The log: one row for each validation."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """`score`, `step` and averaged `weights` of the best validation; empty without early stop."""
+
+
+def save_checkpoint(path: Path, state: State) -> None:
+    """Write the state; the file before it stays until this one is whole.
+
+    Raises:
+        OutputError: the disk is full or cannot be written.
+    """
+    content = {
+        "step": state.step,
+        "weights": state.module.state_dict(),
+        "averaged": state.averaged,
+        "optimizer": state.optimizer.state_dict(),
+        "rows": state.rows,
+        "scaler": state.scaler.state_dict(),
+        "best": state.best,
+    }
+    # Through memory: torch turns a full disk into an error without a reason.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with whole(path) as part:
+        part.write_bytes(buffer.getvalue())
+
+
+def load_checkpoint(path: Path, state: State) -> None:
+    """Bring a fresh state to where a job stood.
+
+    Raises:
+        TrainingError: the file is no checkpoint, or one of another network.
+    """
+    device = next(iter(state.averaged.values())).device
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        state.module.load_state_dict(content["weights"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        for name, tensor in state.averaged.items():
+            tensor.copy_(content["averaged"][name])
+        state.step, state.rows = content["step"], content["rows"]
+        state.best = content.get("best", {})
+        if scaler := content.get("scaler"):
+            state.scaler.load_state_dict(scaler)
+    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"{path} does not continue this recipe: {reason}") from error
