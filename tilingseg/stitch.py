@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHT_FLOOR = 1e-6
 """Smallest window value before the division: no pixel may depend on 0 / 0."""
-STRIP_ROWS = 64
-"""Rows that are turned into classes at once on a processor."""
+STRIP_PX = 32_768
+"""Pixels that are turned into classes at once on a processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,14 +68,33 @@ class Decision:
         Returns:
             uint8 (height, width): background or class index + 1; the first class wins a tie.
         """
-        best = torch.full_like(probability[0], -1.0)
         mask = torch.full_like(probability[0], BACKGROUND, dtype=torch.uint8)
-        for index in self.class_indexes:
+        best = torch.zeros_like(probability[0])
+        # Products and maxima instead of choices by a mask, which no vector instruction does.
+        for index in sorted(self.class_indexes):
             layer = probability[index]
-            better = (layer >= self.thresholds[index]) & (layer > best)
-            best = torch.where(better, layer, best)
-            mask = torch.where(better, index + 1, mask)
+            passing = layer * (layer >= self.thresholds[index])
+            better = (passing > best).view(torch.uint8)
+            mask = torch.maximum(mask, better * (index + 1))
+            best = torch.fmax(best, passing)
         return mask
+
+    def finish(self, probability: torch.Tensor, mask: torch.Tensor, rounded: torch.Tensor) -> None:
+        """Turn final probabilities into what is stored.
+
+        Args:
+            probability: float32 (classes, height, width) in 0…1, on the device.
+            mask: uint8 (height, width) on the host, filled with classes.
+            rounded: uint8 (classes, height, width) on the host, filled with probabilities, 255 = 1.
+        """
+        height, width = probability.shape[1:]
+        # On a processor, a few rows at a time stay in its cache, and what is between takes no room.
+        step = max(1, STRIP_PX // width) if probability.device.type == "cpu" else height
+        for top in range(0, height, step):
+            strip = probability[:, top : top + step]
+            mask[top : top + step] = self.classify(strip)
+            scaled = (strip * 255).add_(0.5).clamp_(0, 255)
+            rounded[:, top : top + step] = scaled.to(torch.uint8)
 
 
 def stitch(
@@ -96,8 +115,7 @@ def stitch(
         decision: classes and thresholds.
         exact: take the cores of the tiles; otherwise blend.
     """
-    band = _Band(core, decision)
-    weights = _Weights(grid)
+    band = _ExactBand(core, decision) if exact else _BlendedBand(core, decision, grid)
     for row in rows:
         span = grid.row_span(row[0].tile.row)
         top, bottom = (span.core_start, span.core_stop) if exact else (span.start, span.stop)
@@ -106,7 +124,7 @@ def stitch(
         for prediction in row:
             part = core.intersection(prediction.window)
             if part is not None:
-                band.add(prediction, part, None if exact else weights.of(prediction.tile, part))
+                band.add(prediction, part)
     yield from band.flush(core.row_stop)
 
 
@@ -171,61 +189,114 @@ class _Band:
         self._decision = decision
         self._top = core.row
         self._valid = np.zeros((0, core.width), dtype=bool)
-        self._total = torch.zeros((len(decision.thresholds), 0, core.width))
 
     def extend(self, bottom: int) -> None:
         """Make room for the rows above `bottom`."""
         missing = min(bottom, self._core.row_stop) - self._top - len(self._valid)
         if missing > 0:
             self._valid = np.pad(self._valid, ((0, missing), (0, 0)))
-            self._total = torch.nn.functional.pad(self._total, (0, 0, 0, missing))
+            self._grow(missing)
 
-    def add(
-        self,
-        prediction: Prediction,
-        part: Window,
-        weights: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> None:
+    def add(self, prediction: Prediction, part: Window) -> None:
         """Add one tile's share of `part`."""
-        inside = part.slices_in(prediction.window)
         rows = slice(part.row - self._top, part.row_stop - self._top)
         cols = slice(part.col - self._core.col, part.col_stop - self._core.col)
+        inside = part.slices_in(prediction.window)
         self._valid[rows, cols] |= prediction.valid[inside]
-        if prediction.probability is None:
-            return
-        share = prediction.probability[:, *inside]  # (classes, height, width)
-        if self._total.device != share.device:
-            self._total = self._total.to(share.device)
-        if weights is None:
-            self._total[:, rows, cols] = share
-        else:
-            along_rows, along_cols = (w.to(share.device) for w in weights)
-            self._total[:, rows, cols] += share * along_rows[:, None] * along_cols
+        if prediction.probability is not None:
+            share = prediction.probability[:, *inside]  # (classes, height, width)
+            self._share(share, (rows, cols), prediction.tile, part)
 
     def flush(self, until: int) -> Iterator[StitchedRows]:
         """Give away the rows above `until`: nothing will be added to them."""
         count = min(until - self._top, len(self._valid))
         if count <= 0:
             return
-        core, valid, total = self._core, self._valid[:count], self._total[:, :count]
-        mask = np.empty((count, core.width), dtype=np.uint8)
-        probability = np.empty((len(total), count, core.width), dtype=np.uint8)
-        # On a processor, a few rows at a time stay in its cache, and what is between takes no room.
-        step = STRIP_ROWS if total.device.type == "cpu" else count
-        for top in range(0, count, step):
-            strip = total[:, top : top + step]
-            mask[top : top + step] = self._decision.classify(strip).cpu().numpy()
-            scaled = (strip * 255).add_(0.5).clamp_(0, 255)
-            probability[:, top : top + step] = scaled.to(torch.uint8).cpu().numpy()
+        valid = self._valid[:count]
+        mask, rounded = self._finished(count)
         n_valid = int(np.count_nonzero(valid))
         if n_valid < valid.size:
             mask[~valid] = NODATA
-            probability[:, ~valid] = 0
+            rounded[:, ~valid] = 0
         yield StitchedRows(
-            window=Window(row=self._top, col=core.col, height=count, width=core.width),
+            window=Window(row=self._top, col=self._core.col, height=count, width=self._core.width),
             mask=mask,
-            probability=probability,
+            probability=rounded,
             n_valid=n_valid,
         )
         self._top += count
-        self._valid, self._total = self._valid[count:], self._total[:, count:]
+        self._valid = self._valid[count:]
+
+    @property
+    def _n_classes(self) -> int:
+        return len(self._decision.thresholds)
+
+    def _grow(self, count: int) -> None:
+        """Add empty rows at the bottom."""
+        raise NotImplementedError
+
+    def _share(
+        self, share: torch.Tensor, place: tuple[slice, slice], tile: Tile, part: Window
+    ) -> None:
+        """Take the probabilities of one tile."""
+        raise NotImplementedError
+
+    def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the first rows as mask and probability, and forget them."""
+        raise NotImplementedError
+
+
+class _ExactBand(_Band):
+    """What a tile gives is final: it is turned into uint8 at once."""
+
+    def __init__(self, core: Window, decision: Decision) -> None:
+        super().__init__(core, decision)
+        self._mask = np.zeros((0, core.width), dtype=np.uint8)
+        self._rounded = np.zeros((self._n_classes, 0, core.width), dtype=np.uint8)
+
+    def _grow(self, count: int) -> None:
+        self._mask = np.pad(self._mask, ((0, count), (0, 0)))
+        self._rounded = np.pad(self._rounded, ((0, 0), (0, count), (0, 0)))
+
+    def _share(
+        self, share: torch.Tensor, place: tuple[slice, slice], tile: Tile, part: Window
+    ) -> None:
+        self._decision.finish(
+            share,
+            torch.from_numpy(self._mask)[place],
+            torch.from_numpy(self._rounded)[:, *place],
+        )
+
+    def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        mask, rounded = self._mask[:count], self._rounded[:, :count]
+        self._mask, self._rounded = self._mask[count:], self._rounded[:, count:]
+        return mask, rounded
+
+
+class _BlendedBand(_Band):
+    """Tiles add to sums that are final once no more tile reaches them."""
+
+    def __init__(self, core: Window, decision: Decision, grid: TileGrid) -> None:
+        super().__init__(core, decision)
+        self._weights = _Weights(grid)
+        self._total = torch.zeros((self._n_classes, 0, core.width))
+
+    def _grow(self, count: int) -> None:
+        self._total = torch.nn.functional.pad(self._total, (0, 0, 0, count))
+
+    def _share(
+        self, share: torch.Tensor, place: tuple[slice, slice], tile: Tile, part: Window
+    ) -> None:
+        if self._total.device != share.device:
+            self._total = self._total.to(share.device)
+        along_rows, along_cols = (w.to(share.device) for w in self._weights.of(tile, part))
+        self._total[:, *place] += share * along_rows[:, None] * along_cols
+
+    def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        mask = np.empty((count, self._core.width), dtype=np.uint8)
+        rounded = np.empty((self._n_classes, *mask.shape), dtype=np.uint8)
+        self._decision.finish(
+            self._total[:, :count], torch.from_numpy(mask), torch.from_numpy(rounded)
+        )
+        self._total = self._total[:, count:]
+        return mask, rounded

@@ -15,6 +15,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from tilingseg.errors import ModelError
+from tilingseg.infer.activation import activate
 from tilingseg.infer.steady import steady
 from tilingseg.model.core import core_logits
 from tilingseg.model.normalize import normalize
@@ -108,11 +109,7 @@ class TorchEngine:
             raise ModelError(
                 f"the network gives {tuple(logits.shape)} where its spec promises {expected}"
             )
-        # exp differs in its last digit where the threads of a CPU part the work: double hides it
-        logits = logits.double() if self._device.type == "cpu" else logits.float()
-        if self._spec.activation == "softmax":
-            return logits.softmax(dim=1)[:, 1:].float()  # (n, classes, h, w)
-        return logits.sigmoid().float()
+        return activate(logits, self._spec.activation)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:

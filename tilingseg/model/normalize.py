@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tilingseg.records import Scaling
 
 
+_STRIP = 32_768
+"""Values that are worked on at once on a processor."""
+
+
 def normalize(
     pixels: torch.Tensor, valid: torch.Tensor, scaling: Scaling, spec: ModelSpec
 ) -> torch.Tensor:
@@ -55,6 +59,14 @@ def normalize(
         torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1)
         for values in (scaling.low, scaling.high, spec.mean, spec.std)
     )
-    scaled = pixels.to(torch.float32).sub(low).div_(high - low).clamp_(0, 1)
-    normalized = scaled.sub_(mean).div_(std)
+    on_cpu = pixels.device.type == "cpu"
+    span, normalized = high - low, torch.empty(pixels.shape, device=pixels.device)
+    # On a processor, a few rows at a time stay in its cache through all steps.
+    n_rows = max(1, _STRIP * pixels.shape[2] // pixels.numel()) if on_cpu else pixels.shape[2]
+    for row in range(0, pixels.shape[2], n_rows):
+        strip = normalized[:, :, row : row + n_rows]
+        strip.copy_(pixels[:, :, row : row + n_rows])
+        strip.sub_(low).div_(span).clamp_(0, 1).sub_(mean).div_(std)
+    if on_cpu and valid.all():
+        return normalized
     return normalized.masked_fill_(~valid.unsqueeze(1), 0)
