@@ -18,12 +18,12 @@ from shapely.affinity import affine_transform
 
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
 from tilingseg.errors import PlanError, TileError
-from tilingseg.flow import run
+from tilingseg.flow import open_store, run
 from tilingseg.grid import Window
 from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
-from tilingseg.output_folder import OutputOptions
+from tilingseg.output_folder import OutputFolder, OutputOptions
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, Scaling
 from tilingseg.vectorize.layers import VectorOptions
@@ -362,3 +362,14 @@ def test_softmax_models_run(tmp_path, scene):
     path = make_model(tmp_path / "softmax.safetensors", spec)
     run(scene, tmp_path / "out", options=options_for(path))
     assert (tmp_path / "out" / "scene_mask.tif").exists()
+
+
+def test_a_store_of_masks_alone_is_not_taken_for_vectors(scene, model, tmp_path):
+    masks = RunOptions(model=model, outputs=OutputOptions(formats=("cog",)))
+    job = prepare(str(scene), masks)
+    folder = OutputFolder.of(job.plan, tmp_path)
+    assert not open_store(job, folder, masks).keeps_probability
+    vectors = replace(masks, outputs=OutputOptions(formats=("geojson",)))
+    with pytest.raises(PlanError, match="without the probabilities.*--no-resume"):
+        open_store(job, folder, vectors)
+    assert open_store(job, folder, replace(vectors, resume=False)).keeps_probability

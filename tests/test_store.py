@@ -164,3 +164,13 @@ class TestRegionWriter:
         assert all(window.row % plan.chunk_px == 0 for window in written)
         stops = [window.row for window in written[1:]] + [300]
         assert [window.row_stop for window in written] == stops
+
+
+def test_masks_alone_are_kept_where_nothing_needs_probabilities(tmp_path, plan):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING, keep_probability=False)
+    window = Window(row=0, col=0, height=4, width=4)
+    store.write(window, np.ones((4, 4), np.uint8), np.zeros((0, 4, 4), np.uint8))
+    again = WorkStore.resume(tmp_path / "work", plan)
+    assert not again.keeps_probability
+    assert again.read_probability(0, window) is None
+    assert (again.read_mask(window) == 1).all()

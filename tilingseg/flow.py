@@ -163,7 +163,11 @@ def run_region(
         pool=pool,
         read_ahead=job.workers + plan.tiling.batch_size,
     )
-    decision = Decision(class_indexes=plan.model.class_indexes, thresholds=plan.model.thresholds)
+    decision = Decision(
+        class_indexes=plan.model.class_indexes,
+        thresholds=plan.model.thresholds,
+        keeps_probability=store.keeps_probability,
+    )
     predictions = predict(plan.tile_rows(region), source, engine, plan.tiling.batch_size, tally)
     writer = RegionWriter(store, region.core)
     start = time.perf_counter()
@@ -208,10 +212,16 @@ def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore
         OutputError: the folder cannot be written or holds outputs that may not be replaced.
     """
     folder.check(overwrite=options.overwrite)
+    wanted = options.outputs.needs_probability
     if options.resume and (store := WorkStore.resume(folder.work, job.plan)) is not None:
+        if wanted and not store.keeps_probability:
+            raise PlanError(
+                f"{folder.work} holds an interrupted run without the probabilities that vectors "
+                "need: repeat the earlier command to finish it, or start anew with --no-resume"
+            )
         return store
     scaling = decide_scaling(job.reader, job.model.spec)
-    return WorkStore.create(folder.work, job.plan, scaling)
+    return WorkStore.create(folder.work, job.plan, scaling, keep_probability=wanted)
 
 
 def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:

@@ -36,6 +36,11 @@ class OutputOptions:
     vectors: VectorOptions = field(default_factory=VectorOptions)
     """How masks become vectors."""
 
+    @property
+    def needs_probability(self) -> bool:
+        """Whether anything that is written is made from probabilities."""
+        return self.probability or any(name in VECTOR_SUFFIXES for name in self.formats)
+
     def __post_init__(self) -> None:
         """Refuse unknown formats.
 

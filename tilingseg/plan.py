@@ -38,6 +38,10 @@ FORWARD_FACTOR = 2.7
 allocator keeps what it has freed."""
 MAX_BATCH = 8
 """Tiles in one forward pass beyond which nothing is gained."""
+TILE_COST_PX = 4000
+"""What a tile costs besides its pixels, in pixels of a small network, measured."""
+WORTH_MEMORY = 1.01
+"""A larger tile must save this factor of the cost."""
 CORE_SIZES_PX = range(256, 3073, 128)
 """Tile cores that the planner compares for exact stitching, px."""
 
@@ -330,18 +334,21 @@ def _grid(scene: Scene, geometry: Geometry, size: int, overlap: int) -> TileGrid
 def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, overlap: int) -> int:
     """Return the tile size that costs least within the memory, px."""
     multiple = geometry.multiple_px
-    costs = []
+    fitting, all_costs = [], []
     for core in CORE_SIZES_PX:
         size = -(-(core + overlap) // multiple) * multiple
         grid = _grid(scene, geometry, size, overlap)
         height, width = grid.tile_shape
-        too_large = _forward_bytes(grid, geometry) > options.memory_bytes
         whole, used = height * width, min(core, height) * min(core, width)
         work = whole + geometry.core_share * (used - whole)
-        costs.append((too_large, len(grid) * work, size))
-    if all(too_large for too_large, _, _ in costs):
-        return min(size for _, _, size in costs)
-    return min(costs)[2]
+        cost = len(grid) * (work + TILE_COST_PX), size
+        all_costs.append(cost)
+        if _forward_bytes(grid, geometry) <= options.memory_bytes:
+            fitting.append(cost)
+    if not fitting:
+        return min(size for _, size in all_costs)
+    least, _ = min(fitting)
+    return min(size for cost, size in fitting if cost <= WORTH_MEMORY * least)
 
 
 def _forward_bytes(grid: TileGrid, geometry: Geometry) -> int:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 WEIGHT_FLOOR = 1e-6
 """Smallest window value before the division: no pixel may depend on 0 / 0."""
-STRIP_PX = 32_768
-"""Pixels that are turned into classes at once on a processor."""
+STRIP = 32_000
+"""Probabilities that are turned into classes at once on a processor: below PyTorch's own bound for
+handing work to further threads, which costs more than such a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +46,7 @@ class StitchedRows:
     mask: NDArray[np.uint8]
     """uint8 (height, width): background, class values from 1, nodata."""
     probability: NDArray[np.uint8]
-    """uint8 (classes, height, width), 255 = 1; 0 where not valid."""
+    """uint8 (kept classes, height, width), 255 = 1; 0 where not valid."""
     n_valid: int
     """Valid pixels."""
 
@@ -58,6 +59,13 @@ class Decision:
     """Classes that may be given."""
     thresholds: tuple[float, ...]
     """Least probability, for every class of the model."""
+    keeps_probability: bool = True
+    """Give probabilities beside the mask."""
+
+    @property
+    def n_kept(self) -> int:
+        """Classes whose probabilities are given."""
+        return len(self.thresholds) if self.keeps_probability else 0
 
     def classify(self, probability: torch.Tensor) -> torch.Tensor:
         """Give each pixel the most probable class among those above their thresholds.
@@ -76,25 +84,32 @@ class Decision:
             passing = layer * (layer >= self.thresholds[index])
             better = (passing > best).view(torch.uint8)
             mask = torch.maximum(mask, better * (index + 1))
-            best = torch.fmax(best, passing)
+            best = torch.maximum(best, passing)
         return mask
 
+    @torch.inference_mode()
     def finish(self, probability: torch.Tensor, mask: torch.Tensor, rounded: torch.Tensor) -> None:
         """Turn final probabilities into what is stored.
 
         Args:
             probability: float32 (classes, height, width) in 0…1, on the device.
             mask: uint8 (height, width) on the host, filled with classes.
-            rounded: uint8 (classes, height, width) on the host, filled with probabilities, 255 = 1.
+            rounded: uint8 (kept classes, height, width) on the host, filled with probabilities,
+                255 = 1.
         """
-        height, width = probability.shape[1:]
+        height = probability.shape[1]
         # On a processor, a few rows at a time stay in its cache, and what is between takes no room.
-        step = max(1, STRIP_PX // width) if probability.device.type == "cpu" else height
+        step = (
+            max(1, STRIP * height // probability.numel())
+            if probability.device.type == "cpu"
+            else height
+        )
         for top in range(0, height, step):
             strip = probability[:, top : top + step]
             mask[top : top + step] = self.classify(strip)
-            scaled = (strip * 255).add_(0.5).clamp_(0, 255)
-            rounded[:, top : top + step] = scaled.to(torch.uint8)
+            if len(rounded):
+                scaled = (strip * 255).add_(0.5).clamp_(0, 255)
+                rounded[:, top : top + step] = scaled.to(torch.uint8)
 
 
 def stitch(
@@ -227,10 +242,6 @@ class _Band:
         self._top += count
         self._valid = self._valid[count:]
 
-    @property
-    def _n_classes(self) -> int:
-        return len(self._decision.thresholds)
-
     def _grow(self, count: int) -> None:
         """Add empty rows at the bottom."""
         raise NotImplementedError
@@ -252,7 +263,7 @@ class _ExactBand(_Band):
     def __init__(self, core: Window, decision: Decision) -> None:
         super().__init__(core, decision)
         self._mask = np.zeros((0, core.width), dtype=np.uint8)
-        self._rounded = np.zeros((self._n_classes, 0, core.width), dtype=np.uint8)
+        self._rounded = np.zeros((decision.n_kept, 0, core.width), dtype=np.uint8)
 
     def _grow(self, count: int) -> None:
         self._mask = np.pad(self._mask, ((0, count), (0, 0)))
@@ -279,7 +290,7 @@ class _BlendedBand(_Band):
     def __init__(self, core: Window, decision: Decision, grid: TileGrid) -> None:
         super().__init__(core, decision)
         self._weights = _Weights(grid)
-        self._total = torch.zeros((self._n_classes, 0, core.width))
+        self._total = torch.zeros((len(decision.thresholds), 0, core.width))
 
     def _grow(self, count: int) -> None:
         self._total = torch.nn.functional.pad(self._total, (0, 0, 0, count))
@@ -294,7 +305,7 @@ class _BlendedBand(_Band):
 
     def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         mask = np.empty((count, self._core.width), dtype=np.uint8)
-        rounded = np.empty((self._n_classes, *mask.shape), dtype=np.uint8)
+        rounded = np.empty((self._decision.n_kept, *mask.shape), dtype=np.uint8)
         self._decision.finish(
             self._total[:, :count], torch.from_numpy(mask), torch.from_numpy(rounded)
         )

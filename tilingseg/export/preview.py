@@ -34,6 +34,8 @@ PREVIEW_PX = 1600
 REDUCED_PX = 4096
 """Longest side of a reduced scene that is held in memory; an extent that would need more is read
 by window at full resolution."""
+PNG_LEVEL = 2
+"""A third of the time of the usual level for pictures as small."""
 TINT = 0.45
 """Share of the class colour in a tinted pixel, 0…1."""
 OUTLINE = (255, 255, 255)
@@ -78,7 +80,7 @@ def write_preview(
     picture[:, drawn] += weight * (np.array(OUTLINE)[:, None] - picture[:, drawn])
     with whole(path) as part:
         pixels = np.moveaxis(np.rint(picture).astype(np.uint8), 0, -1)
-        Image.fromarray(pixels).save(part, "PNG")
+        Image.fromarray(pixels).save(part, "PNG", compress_level=PNG_LEVEL)
 
 
 def _scene_picture(
