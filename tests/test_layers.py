@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
     "errors": set(),
-    "atomic": {"errors"},
+    "places": {"errors"},
+    "atomic": {"errors", "places"},
     "grid": {"errors"},
     "records": set(),
     "progress": {"errors"},
@@ -25,16 +26,16 @@ MAY_IMPORT = {
     "readers": {"errors", "grid", "records"},
     "infer": {"errors", "model", "records"},
     "stitch": {"grid", "records"},
-    "store": {"atomic", "errors", "plan", "records"},
+    "store": {"atomic", "errors", "places", "plan", "records"},
     "vectorize": {"errors", "grid", "records"},
     "features": {"atomic", "errors", "records"},
     "metrics": {"errors"},
     "export": {"atomic", "errors", "grid", "records"},
     "training": {"atomic", "errors", "grid", "model", "readers", "records", "metrics", "scaling"},
-    "output_folder": {"errors", "vectorize"},
+    "output_folder": {"errors", "places", "vectorize"},
     "outputs": {
-        *("atomic", "errors", "export", "features", "output_folder", "plan", "progress"),
-        *("records", "vectorize"),
+        *("atomic", "errors", "export", "features", "output_folder", "places", "plan"),
+        *("progress", "records", "vectorize"),
     },
     "job": {"area", "errors", "infer", "model", "output_folder", "plan", "readers", "records"},
     "flow": {
@@ -50,12 +51,16 @@ MAY_IMPORT = {
         "atomic",
         "errors",
         "flow",
+        "grid",
         "infer",
         "job",
         "output_folder",
         "outputs",
+        "places",
         "progress",
+        "records",
         "store",
+        "vectorize",
     },
     "cli": {
         *(
@@ -70,7 +75,7 @@ MAY_IMPORT = {
             "outputs",
             "plan",
         ),
-        *("progress", "readers", "training", "vectorize"),
+        *("places", "progress", "readers", "training", "vectorize"),
     },
     "__main__": {"cli"},
 }

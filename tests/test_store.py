@@ -38,16 +38,16 @@ def write_noise(store, window, seed=0):
     return mask, probability
 
 
-def test_gives_back_what_was_written(tmp_path, plan):
-    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+def test_gives_back_what_was_written(folder_of_outputs, plan):
+    store = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     window = Window(row=10, col=20, height=50, width=60)
     mask, probability = write_noise(store, window)
     assert np.array_equal(store.read_mask(window), mask)
     assert np.array_equal(store.read_probability(1, window), probability[1])
 
 
-def test_is_nodata_where_nothing_was_written(tmp_path, plan):
-    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+def test_is_nodata_where_nothing_was_written(folder_of_outputs, plan):
+    store = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     assert (store.read_mask(plan.grid.scene_window) == NODATA).all()
 
 
@@ -59,41 +59,41 @@ def test_keeps_no_file_for_chunks_of_nodata(tmp_path, plan):
     assert not [p for p in (tmp_path / "work" / "pixels.zarr").rglob("c/*") if p.is_file()]
 
 
-def test_goes_on_with_the_same_plan(tmp_path, plan):
-    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+def test_goes_on_with_the_same_plan(folder_of_outputs, plan):
+    store = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     mask, _ = write_noise(store, plan.grid.scene_window)
     store.complete(plan.grid.scene_window, REPORT)
-    again = WorkStore.resume(tmp_path / "work", plan)
+    again = WorkStore.resume(folder_of_outputs / "work", plan)
     assert again is not None
     assert again.completed() == {0: REPORT}
     assert again.scaling == SCALING
     assert np.array_equal(again.read_mask(plan.grid.scene_window), mask)
 
 
-def test_there_is_nothing_to_go_on_with_in_an_empty_folder(tmp_path, plan):
-    assert WorkStore.resume(tmp_path / "work", plan) is None
+def test_there_is_nothing_to_go_on_with_in_an_empty_folder(folder_of_outputs, plan):
+    assert WorkStore.resume(folder_of_outputs / "work", plan) is None
 
 
-def test_another_plan_is_refused_with_the_difference(tmp_path, plan):
-    WorkStore.create(tmp_path / "work", plan, SCALING)
+def test_another_plan_is_refused_with_the_difference(folder_of_outputs, plan):
+    WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     other = make_plan(make_scene(300, 400), TilingOptions(batch_size=7))
     with pytest.raises(PlanError, match=r"tiling\.batch_size: 1 → 7.*--no-resume"):
-        WorkStore.resume(tmp_path / "work", other)
+        WorkStore.resume(folder_of_outputs / "work", other)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_damaged_plan_is_refused(tmp_path, plan, text):
-    WorkStore.create(tmp_path / "work", plan, SCALING)
-    (tmp_path / "work" / "plan.json").write_text(text)
+def test_a_damaged_plan_is_refused(folder_of_outputs, plan, text):
+    WorkStore.create(folder_of_outputs / "work", plan, SCALING)
+    (folder_of_outputs / "work" / "plan.json").write_text(text)
     with pytest.raises(PlanError, match="--no-resume"):
-        WorkStore.resume(tmp_path / "work", plan)
+        WorkStore.resume(folder_of_outputs / "work", plan)
 
 
-def test_creating_starts_anew(tmp_path, plan):
-    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+def test_creating_starts_anew(folder_of_outputs, plan):
+    store = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     write_noise(store, plan.grid.scene_window)
     store.complete(plan.grid.scene_window, REPORT)
-    anew = WorkStore.create(tmp_path / "work", plan, SCALING)
+    anew = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     assert anew.completed() == {}
     assert (anew.read_mask(plan.grid.scene_window) == NODATA).all()
 
@@ -121,10 +121,29 @@ def test_a_completion_record_appears_after_the_pixels_are_flushed(tmp_path, plan
     assert re.search(r"done/000000\.json\.\w+\.part$", order[-1])
 
 
-def test_completion_records_are_json_that_people_can_read(tmp_path, plan):
-    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+def test_a_removed_store_is_gone(folder_of_outputs, plan):
+    store = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
+    write_noise(store, plan.grid.scene_window)
     store.complete(plan.grid.scene_window, REPORT)
-    raw = json.loads((tmp_path / "work" / "done" / "000000.json").read_text())
+    assert store.is_complete(0)
+    assert store.completed_indexes() == {0}
+    store.remove()
+    assert not (folder_of_outputs / "work").exists()
+    assert WorkStore.resume(folder_of_outputs / "work", plan) is None
+
+
+def test_a_store_has_a_ticket_of_its_own(folder_of_outputs, plan):
+    first = WorkStore.create(folder_of_outputs / "work", plan, SCALING).ticket
+    again = WorkStore.resume(folder_of_outputs / "work", plan)
+    assert again is not None
+    assert again.ticket == first != ""
+    assert WorkStore.create(folder_of_outputs / "work", plan, SCALING).ticket != first
+
+
+def test_completion_records_are_json_that_people_can_read(folder_of_outputs, plan):
+    store = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
+    store.complete(plan.grid.scene_window, REPORT)
+    raw = json.loads((folder_of_outputs / "work" / "done" / "000000.json").read_text())
     assert raw["n_tiles"] == 1
     assert raw["seconds"] == [["read", 0.5]]
 

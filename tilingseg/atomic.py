@@ -1,27 +1,68 @@
-"""Outputs appear whole: written beside their name as `name.part…`, flushed to disk, renamed."""
+"""Outputs appear whole: written beside their name as `name.part…`, flushed to disk, renamed.
+
+Objects of an object store do so by themselves; `write_whole` and `write_shared` know them.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError
+from tilingseg.places import is_remote, move, refusals, why
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file, UTF-8, that appears whole or not at all.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a small file that appears whole or not at all; text as UTF-8.
+
+    Args:
+        path: in a folder or on an object store.
+        content: all of it.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full.
     """
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
+    data = content.encode() if isinstance(content, str) else content
+    if not is_remote(path):
+        with whole(path) as part:
+            part.write_bytes(data)
+        return
+    try:
+        path.write_bytes(data)
+    except refusals() as error:
+        raise OutputError(f"cannot write {path}: {why(error)}") from error
+
+
+def write_shared(path: Path, content: str | bytes) -> None:
+    """Write a small file whole, as `write_whole`, without a look at the others in its folder.
+
+    Several processes may write it at once, with the same content: each has a file of its own until
+    it is renamed. What a killed one leaves behind stays.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    if is_remote(path):
+        write_whole(path, content)
+        return
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -93,6 +134,9 @@ def _flush(part: Path) -> None:
 
 def put_in_place(part: Path, path: Path) -> None:
     """Rename a finished file or folder over what may stand under the final name."""
+    if is_remote(path):
+        move(part, path)
+        return
     if not path.is_dir():
         part.replace(path)
         return

@@ -22,7 +22,7 @@ from tilingseg.errors import PlanError
 from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
 from tilingseg.job import RunOptions, prepare
 from tilingseg.output_folder import OutputFolder, OutputOptions
-from tilingseg.outputs import Results, Wanted, finish, publish, write_vectors
+from tilingseg.outputs import Before, Results, Wanted, finish, publish, write_vectors
 from tilingseg.progress import Watch, silent
 from tilingseg.readers.mask_file import open_mask
 from tilingseg.records import RegionReport
@@ -84,9 +84,9 @@ def run(
         store = open_store(job, folder, options)
         if (text := store.finished_report()) is not None:
             return finish(store, folder, text)
-        n_resumed = len(store.completed_indexes())
+        before = Before(n_resumed=len(store.completed_indexes()))
         _infer_regions(job, store, progress)
-        return publish(job.reader, store, folder, options.outputs, n_resumed, progress)
+        return publish(job.reader, store, folder, options.outputs, before, progress)
     finally:
         job.reader.close()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError, PlanError
+from tilingseg.places import is_remote, place, refusals, why
 from tilingseg.vectorize.layers import VectorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from tilingseg.plan import RunPlan
 
@@ -65,7 +66,7 @@ class OutputFolder:
     @classmethod
     def of(cls, plan: RunPlan, out_dir: str | Path | None) -> OutputFolder:
         """Return the folder that was asked for, or the default one."""
-        path = Path(f"{plan.scene.name}_tilingseg") if out_dir is None else Path(out_dir)
+        path = place(f"{plan.scene.name}_tilingseg" if out_dir is None else out_dir)
         return cls(path=path, scene=plan.scene.name)
 
     @property
@@ -90,7 +91,7 @@ class OutputFolder:
         """
         self.make()
         # the outputs of an interrupted run are its own to replace
-        if not (overwrite or self.work.exists()):
+        if not (overwrite or (self.work / "plan.json").exists()):
             _refuse_standing([self.report, *sorted(self.path.glob(f"{self.scene}_*"))])
 
     def check_layers(
@@ -111,15 +112,16 @@ class OutputFolder:
             OutputError: it cannot.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # left where a complete run was killed while it cleaned up
-            shutil.rmtree(self.work.with_name(self.work.name + ".part"), ignore_errors=True)
+            if not is_remote(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                # left where a complete run was killed while it cleaned up
+                shutil.rmtree(self.work.with_name(self.work.name + ".part"), ignore_errors=True)
             probe = self.path / "run.json.part"
             probe.touch()
             probe.unlink()
-        except OSError as error:
+        except refusals() as error:
             raise OutputError(
-                f"the output folder {self.path} cannot be written: {error.strerror or error}"
+                f"the output folder {self.path} cannot be written: {why(error)}"
             ) from error
 
 

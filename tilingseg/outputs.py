@@ -10,7 +10,7 @@
 
 `run.json` is the sign of a complete run. Between the last output and `run.json` the report waits
 in the work store, so that a run killed there is completed by the next call without doing anything
-twice.
+twice. Outputs that go to an object store are written on this machine, then copied.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import tempfile
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from tilingseg.export import (
 )
 from tilingseg.features import Layer, write_features, write_style
 from tilingseg.output_folder import VECTOR_SUFFIXES, OutputFolder
+from tilingseg.places import is_remote, refusals, remove, upload, why
 from tilingseg.plan import plan_identity
 from tilingseg.progress import WatchedMask, silent
 from tilingseg.records import RunReport, to_json, tuples
@@ -52,12 +54,23 @@ if TYPE_CHECKING:
     from tilingseg.progress import Progress
     from tilingseg.records import Feature, MaskReader, RegionReport, SceneReader
     from tilingseg.store import WorkStore
+    from tilingseg.vectorize.layers import Gathered
 
 PACKAGES = ("torch", "numpy", "rasterio", "zarr", "shapely", "geopandas", "pyproj")
 WAITING = "outputs"
 """Folder in the work store where finished outputs wait until all are there."""
 MAX_OUTLINES = 50_000
 """Outlines drawn into the preview; more would fill it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What was done before a store is published."""
+
+    n_resumed: int = 0
+    """Regions that an earlier run had completed."""
+    gathered: Gathered | None = None
+    """Parts of the vectors that are there already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +81,8 @@ class Wanted:
     """Positions in the mask's classes."""
     thresholds: tuple[float, ...]
     """Probability from which a pixel belonged to the class, for every class."""
+    gathered: Gathered | None = None
+    """Parts of the vectors that are there already."""
 
 
 @dataclass(slots=True)
@@ -95,7 +110,7 @@ def publish(
     store: WorkStore,
     folder: OutputFolder,
     options: OutputOptions,
-    n_resumed: int,
+    before: Before,
     progress: Progress = silent,
 ) -> RunReport:
     """Write all outputs of a store whose regions are complete, then the report, then clean up.
@@ -105,30 +120,49 @@ def publish(
         store: masks and probabilities.
         folder: where the outputs go.
         options: what is written.
-        n_resumed: regions that an earlier run had completed.
+        before: what was done before.
         progress: told how far the vectors are.
 
     Raises:
         OutputError: the disk is full or gone; the store is kept.
     """
     results, model = Results(), store.plan.model
-    wanted = Wanted(class_indexes=model.class_indexes, thresholds=model.thresholds)
-    waiting = OutputFolder(path=store.folder / WAITING, scene=folder.scene)
-    shutil.rmtree(waiting.path, ignore_errors=True)  # of a run that was killed in here
-    waiting.make()
-    with results.clock("export"):
-        _write_rasters(store, waiting, options, results)
-    with results.clock("vectorize"):
-        outlines = write_vectors(store, wanted, waiting, options, results, progress)
-    with results.clock("preview"):
-        path = waiting.path / "preview.png"
-        write_preview(path, reader, store, store.plan.extent, outlines)
-        results.outputs.append(("preview", str(path)))
+    wanted = Wanted(
+        class_indexes=model.class_indexes,
+        thresholds=model.thresholds,
+        gathered=before.gathered,
+    )
+    with _workshop(store, folder) as waiting:
+        with results.clock("export"):
+            _write_rasters(store, waiting, options, results)
+        with results.clock("vectorize"):
+            outlines = write_vectors(store, wanted, waiting, options, results, progress)
+        with results.clock("preview"):
+            path = waiting.path / "preview.png"
+            write_preview(path, reader, store, store.plan.extent, outlines)
+            results.outputs.append(("preview", str(path)))
     results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
     results.outputs.append(("report", str(folder.report)))
-    text = _report_text(store, _report(store, results, n_resumed))
+    text = _report_text(store, _report(store, results, before.n_resumed))
     store.mark_finished(text)
     return finish(store, folder, text)
+
+
+@contextmanager
+def _workshop(store: WorkStore, folder: OutputFolder) -> Iterator[OutputFolder]:
+    """Give an empty folder of this machine; what is written there then waits in the work store."""
+    waiting = OutputFolder(path=store.folder / WAITING, scene=folder.scene)
+    try:
+        remove(waiting.path)  # of a run that was killed in here
+        if not is_remote(waiting.path):
+            waiting.make()
+            yield waiting
+            return
+        with tempfile.TemporaryDirectory(prefix="tilingseg-") as here:
+            yield OutputFolder(path=Path(here), scene=folder.scene)
+            upload(sorted(Path(here).iterdir()), waiting.path)
+    except refusals() as error:
+        raise OutputError(f"cannot write the outputs of {folder.path}: {why(error)}") from error
 
 
 def finish(store: WorkStore, folder: OutputFolder, text: str) -> RunReport:
@@ -143,22 +177,14 @@ def finish(store: WorkStore, folder: OutputFolder, text: str) -> RunReport:
             put_in_place(path, folder.path / path.name)
         for _, old in earlier.outputs if earlier is not None else ():
             if Path(old).name not in names:
-                _remove(folder.path / Path(old).name)
-    except OSError as error:
+                remove(folder.path / Path(old).name)
+    except refusals() as error:
         raise OutputError(
-            f"cannot put the outputs into {folder.path}: {error.strerror or error}; "
-            "repeat the command to go on"
+            f"cannot put the outputs into {folder.path}: {why(error)}; repeat the command to go on"
         ) from error
     write_whole(folder.report, text)
     store.remove()
     return _report_of(text)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def read_report(folder: OutputFolder) -> RunReport | None:
@@ -171,7 +197,7 @@ def read_report(folder: OutputFolder) -> RunReport | None:
         return _report_of(folder.report.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except refusals(ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{folder.report} is no report of a run ({error}); remove the folder to start anew"
         ) from error
@@ -234,7 +260,12 @@ def write_vectors(
     try:
         watched = WatchedMask(mask, progress)
         for found in vector_layers(
-            watched, wanted.class_indexes, wanted.thresholds, options.vectors, results.left_out
+            watched,
+            wanted.class_indexes,
+            wanted.thresholds,
+            options.vectors,
+            results.left_out,
+            wanted.gathered,
         ):
             watched.begin(found.name)
             layer = Layer(

@@ -161,19 +161,25 @@ class RunPlan:
         core = Window(row=rows[0], col=cols[0], height=rows[1] - rows[0], width=cols[1] - cols[0])
         return Region(index=index, core=core)
 
+    @property
+    def region_ranges(self) -> tuple[range, range]:
+        """Rows and columns of the regions that touch the extent."""
+        return (
+            self._region_range(self.extent.row, self.extent.row_stop, self.n_region_rows),
+            self._region_range(self.extent.col, self.extent.col_stop, self.n_region_cols),
+        )
+
     def regions(self) -> Iterator[Region]:
         """Yield the regions that touch the extent, in row-major order."""
-        for row in self._region_range(self.extent.row, self.extent.row_stop, self.n_region_rows):
-            for col in self._region_range(
-                self.extent.col, self.extent.col_stop, self.n_region_cols
-            ):
+        rows, cols = self.region_ranges
+        for row in rows:
+            for col in cols:
                 yield self.region(row * self.n_region_cols + col)
 
     @property
     def n_regions(self) -> int:
         """Regions that touch the extent."""
-        rows = self._region_range(self.extent.row, self.extent.row_stop, self.n_region_rows)
-        cols = self._region_range(self.extent.col, self.extent.col_stop, self.n_region_cols)
+        rows, cols = self.region_ranges
         return len(rows) * len(cols)
 
     def tile_rows(self, region: Region) -> Iterator[list[Tile]]:

@@ -162,6 +162,8 @@ class Shape:
     integers, so that the area is the number of pixels."""
     confidence: float | None
     """Mean probability of its pixels, 0…1; None: not known."""
+    last: int = 0
+    """Its last pixel, row-major in rows of the scene's width + 1 px: the order of shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -176,6 +178,8 @@ class Feature:
     """Mean probability, 0…1; None: not known."""
     properties: tuple[tuple[str, float | int | str | None], ...] = ()
     """Further (name, value) attributes, such as width_m; the same names for all of one layer."""
+    last: int = 0
+    """That of the shape it was made from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

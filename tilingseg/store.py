@@ -1,6 +1,6 @@
 """WorkStore: where regions write and from where a killed run goes on.
 
-A folder beside the outputs::
+A folder beside the outputs, on disk or on an object store::
 
     plan.json            what is being done; another plan is refused
     pixels.zarr/mask     uint8 (height, width), fill NODATA
@@ -10,7 +10,8 @@ A folder beside the outputs::
 Region cores are whole numbers of chunks, so every chunk has one writer, which writes it once and
 whole: a worker that was given up for lost but still lives writes the same bytes again and harms
 nothing. A region is done when its completion record is renamed into place, after its chunks are
-flushed to disk; whatever an interrupted region left behind is written again. Chunks that hold
+flushed to disk (objects appear whole and need neither); whatever an interrupted region left behind
+is written again. Chunks that hold
 nothing but nodata take no space.
 
 Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader`.
@@ -18,7 +19,6 @@ Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -30,8 +30,9 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from tilingseg.atomic import write_whole
+from tilingseg.atomic import write_shared, write_whole
 from tilingseg.errors import OutputError, PlanError
+from tilingseg.places import is_remote, refusals, remove, why, zarr_root
 from tilingseg.plan import RunPlan, describe_changes, plan_identity
 from tilingseg.records import NODATA, Georef, RegionReport, Scaling, to_json, tuples
 
@@ -56,7 +57,7 @@ class WorkStore:
         self.folder = folder
         self.plan = plan
         self.scaling = scaling
-        group = zarr.open_group(folder / "pixels.zarr", mode="r+")
+        group = zarr.open_group(**zarr_root(folder / "pixels.zarr"), mode="r+")
         mask, probability = group["mask"], group.get("probability")
         assert isinstance(mask, zarr.Array)
         assert probability is None or isinstance(probability, zarr.Array)
@@ -78,10 +79,10 @@ class WorkStore:
             OutputError: the folder cannot be written.
         """
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
-            (folder / "done").mkdir(parents=True)
-            group = zarr.create_group(folder / "pixels.zarr")
+            remove(folder)
+            if not is_remote(folder):
+                (folder / "done").mkdir(parents=True)
+            group = zarr.create_group(**zarr_root(folder / "pixels.zarr"))
             shape, chunk = (plan.grid.height, plan.grid.width), (plan.chunk_px, plan.chunk_px)
             n_classes = len(plan.model.spec.classes)
             group.create_array(
@@ -101,11 +102,16 @@ class WorkStore:
                     fill_value=0,
                     compressors=_COMPRESSOR,
                 )
-        except OSError as error:
-            raise OutputError(
-                f"cannot create the work store {folder}: {error.strerror or error}"
-            ) from error
-        text = json.dumps({"plan": plan_identity(plan), "scaling": to_json(scaling)}, indent=1)
+        except refusals() as error:
+            raise OutputError(f"cannot create the work store {folder}: {why(error)}") from error
+        text = json.dumps(
+            {
+                "plan": plan_identity(plan),
+                "scaling": to_json(scaling),
+                "ticket": uuid.uuid4().hex,
+            },
+            indent=1,
+        )
         write_whole(folder / "plan.json", text)
         return cls(folder, plan, scaling)
 
@@ -182,16 +188,23 @@ class WorkStore:
             self._mask[rows, cols] = mask
             if self._probability is not None:
                 self._probability[:, rows, cols] = probability
-        except OSError as error:
+        except refusals() as error:
             raise OutputError(
-                f"cannot write to the work store {self.folder}: {error.strerror or error}; "
+                f"cannot write to the work store {self.folder}: {why(error)}; "
                 "free some space and repeat the command, finished regions are kept"
             ) from error
 
+    @property
+    def ticket(self) -> str:
+        """What tells this store from an earlier or later one in the same folder."""
+        stored = _read_plan(self.folder)
+        return "" if stored is None else str(stored.get("ticket", ""))
+
     def complete(self, core: Window, report: RegionReport) -> None:
         """Flush the chunks of a region to disk, then put its completion record in place."""
-        self._flush(core)
-        _write_record(self._record(report.index), json.dumps(to_json(report)))
+        if not is_remote(self.folder):
+            self._flush(core)
+        write_shared(self._record(report.index), json.dumps(to_json(report)))
 
     def is_complete(self, index: int) -> bool:
         """Tell whether a region has its completion record."""
@@ -221,6 +234,10 @@ class WorkStore:
 
     def remove(self) -> None:
         """Delete the store; half of one is never taken for a whole one."""
+        if is_remote(self.folder):
+            (self.folder / "plan.json").unlink(missing_ok=True)  # without it, it is no store
+            remove(self.folder)
+            return
         aside = self.folder.with_name(self.folder.name + ".part")
         shutil.rmtree(aside, ignore_errors=True)
         self.folder.rename(aside)
@@ -281,31 +298,12 @@ class RegionWriter:
         self._mask, self._probability = [masks[count:]], [probabilities[:, count:]]
 
 
-def _write_record(path: Path, text: str) -> None:
-    """Write a completion record whole, without a look at the others in its folder.
-
-    Two workers may complete one region, where the first was given up for lost: each has a file of
-    its own until it is renamed.
-    """
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _read_plan(folder: Path) -> dict[str, Any] | None:
     try:
         stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except refusals(ValueError) as error:
         raise PlanError(
             f"{folder} is no readable work store ({error}); start anew with --no-resume"
         ) from error

@@ -37,6 +37,7 @@ from tilingseg.cli.printing import (
     print_scene,
 )
 from tilingseg.errors import TilingSegError
+from tilingseg.places import place
 
 
 def main() -> None:
@@ -90,9 +91,9 @@ for _command in (batch, train, evaluate, evaluate_vectors, models):
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of the outputs. [default: SCENE_tilingseg]",
+    type=place,
+    metavar="FOLDER|URL",
+    help="Folder of the outputs, or s3://…. [default: SCENE_tilingseg]",
 )
 @click.option("-f", "--overwrite", is_flag=True, help="Replace the outputs of an earlier run.")
 @click.option(

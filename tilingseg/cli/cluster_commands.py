@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +12,11 @@ from tilingseg.cli.options import run_options, scene_options
 from tilingseg.cli.output_options import output_flags, output_options
 from tilingseg.cli.printing import print_rows
 from tilingseg.errors import ClusterError, DependencyError
+from tilingseg.places import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tilingseg.cluster.batch import BatchPlan, CarryOut
     from tilingseg.cluster.ledger import Line
@@ -77,7 +78,7 @@ def run_on_cluster(
     from tilingseg.cluster.manifest import list_scenes
 
     (entry,) = list_scenes([scene])
-    out_dir = wishes["out"] or Path(f"{entry.name}_tilingseg")
+    out_dir = place(wishes["out"] or f"{entry.name}_tilingseg")
     with _client(wishes, options) as client:
         from tilingseg.cluster.foreman import run_scene
         from tilingseg.cluster.tasks import SceneJob, shared
@@ -121,7 +122,7 @@ class BatchBar:
         failed = f", {state.n_scenes_failed:,} failed" if state.n_scenes_failed else ""
         self._bar.set_postfix_str(
             f"{state.n_scenes_done:,}/{state.n_scenes:,} scenes{failed}, {state.n_regions_done:,} "
-            f"regions, {state.n_workers:,} workers",
+            f"regions{_vectors(state)}, {state.n_workers:,} workers",
             refresh=False,
         )
         self._bar.update(max(0.0, state.share - self._bar.n))
@@ -131,15 +132,21 @@ class BatchBar:
         self._bar.close()
 
 
+def _vectors(state: BatchState) -> str:
+    if not state.n_parts_opened:
+        return ""
+    return f", vectors {state.n_parts_done:,}/{state.n_parts_opened:,}"
+
+
 @click.command()
 @click.argument("scenes", nargs=-1, required=True)
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
+    type=place,
     default="tilingseg_batch",
-    metavar="FOLDER",
-    help="Folder of the batch: one folder a scene, and the summary.",
+    metavar="FOLDER|URL",
+    help="Folder of the batch, or s3://…: one folder a scene, and the summary.",
 )
 @click.option("-f", "--overwrite", is_flag=True, help="Do scenes again that are done.")
 @click.option(

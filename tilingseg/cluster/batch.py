@@ -68,8 +68,7 @@ def plan_batch(
     """
     ledger, wanted, n_done, n_failed = Ledger(out_dir), [], 0, 0
     entries = tuple(entries)
-    for entry in entries:
-        status = ledger.status(entry)
+    for entry, status in zip(entries, ledger.statuses(entries), strict=True):
         if status == "done" and not overwrite:
             n_done += 1
         elif status == "failed" and not (options.retry_failed or overwrite):

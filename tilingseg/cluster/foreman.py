@@ -1,9 +1,9 @@
 """The foreman: hands the tasks of many scenes to the workers of a Dask cluster, and counts.
 
-A scene is opened, its missing regions are inferred, its outputs are published: three kinds of task,
-each a few hundred bytes. Only so many tasks are handed out as the workers need to stay busy, so
-that client and scheduler hold no more for a million regions than for a hundred, and scenes end one
-after the other instead of all at the end.
+A scene is opened, its missing regions are inferred, their vectors are made and joined, its outputs
+are published: four kinds of task, each a few hundred bytes. Only so many tasks are handed out as
+the workers need to stay busy, so that client and scheduler hold no more for a million regions than
+for a hundred, and scenes end one after the other instead of all at the end.
 
 What fails. A region that raises is tried again, `ATTEMPTS` times in all, behind the others. When
 a worker dies, Dask gives its region to another one; a region that several workers died with is
@@ -19,13 +19,13 @@ import asyncio
 import queue
 import re
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed import WorkerPlugin
 from distributed.scheduler import KilledWorker
 
+from tilingseg.cluster.course import OPENING, REGIONS, Course
 from tilingseg.cluster.outcome import BatchState, Outcome, reason_of
 from tilingseg.cluster.tasks import (
     Opened,
@@ -33,6 +33,7 @@ from tilingseg.cluster.tasks import (
     open_scene_job,
     publish_scene,
     take_place,
+    vectorize_region,
     warm_up,
 )
 from tilingseg.errors import ClusterError, OutputError, TilingSegError
@@ -52,8 +53,6 @@ ATTEMPTS = 3
 """How often a region or the opening of a scene may raise before it counts as failed."""
 LOOK_S = 2.0
 """Seconds between looks at the number of workers and at whether the scheduler still answers."""
-NAMED = 3
-"""Failed regions that a message names; all of them are in the outcome's count."""
 
 
 class LoadModel(WorkerPlugin):
@@ -72,38 +71,12 @@ class LoadModel(WorkerPlugin):
         await asyncio.to_thread(warm_up, self._options)
 
 
-@dataclass(slots=True, eq=False)
-class _Scene:
-    """A scene that is under way."""
-
-    job: SceneJob
-    start_s: float = field(default_factory=time.monotonic)
-    ticket: str = ""
-    n_regions: int = 0
-    n_resumed: int = 0
-    ready: deque[int] = field(default_factory=deque)
-    """Regions to hand out."""
-    suspects: deque[int] = field(default_factory=deque)
-    """Regions to try alone."""
-    flying: int = 0
-    """Tasks that are with the workers."""
-    failures: dict[int, str] = field(default_factory=dict)
-    """Reasons, by region."""
-    attempts: dict[int, int] = field(default_factory=dict)
-    broken: str = ""
-    """Why no more regions are handed out."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
-    scene: _Scene
-    region: int | None
-    """Index of a region; None: the scene itself, opened or published."""
+    scene: Course
+    index: int | None
+    """Number of the task in its level; None: the scene itself, opened or published."""
     future: Future[Any]
-
-
-OPENING = -1
-"""Where `_Scene.attempts` counts the attempts at the scene itself."""
 
 
 class _Foreman:
@@ -112,7 +85,7 @@ class _Foreman:
     def __init__(self, client: Client, scenes: Iterator[SceneJob], n_scenes: int) -> None:
         self._client = client
         self._waiting = scenes
-        self._scenes: list[_Scene] = []
+        self._scenes: list[Course] = []
         self._flying: dict[str, _Task] = {}
         self._arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._looked_s = float("-inf")
@@ -141,9 +114,9 @@ class _Foreman:
         self._look()
         while len(self._flying) < self._capacity:
             if (scene := next((s for s in self._scenes if s.ready), None)) is not None:
-                self._submit_region(scene, scene.ready.popleft())
+                self._submit_next(scene, scene.ready.popleft())
             elif (job := next(self._waiting, None)) is not None:
-                scene = _Scene(job=job)
+                scene = Course(job=job)
                 self._scenes.append(scene)
                 self._submit(scene, None, open_scene_job, job)
             else:
@@ -151,7 +124,7 @@ class _Foreman:
         if not self._flying:
             suspect = next((s for s in self._scenes if s.suspects), None)
             if suspect is not None:
-                self._submit_region(suspect, suspect.suspects.popleft())
+                self._submit_next(suspect, suspect.suspects.popleft())
         return bool(self._flying)
 
     def _look(self) -> None:
@@ -168,18 +141,23 @@ class _Foreman:
         # one task waits behind each one that runs; some must wait for workers to be asked for
         self._capacity = max(8, 2 * n_threads)
 
-    def _submit_region(self, scene: _Scene, index: int) -> None:
-        self._submit(scene, index, infer_region, scene.job, scene.ticket, index)
+    def _submit_next(self, scene: Course, index: int) -> None:
+        """Hand out a task of the scene's level."""
+        if scene.level == REGIONS:
+            self._submit(scene, index, infer_region, scene.job, scene.ticket, index)
+        else:
+            arguments = (scene.job, scene.ticket, scene.level, index)
+            self._submit(scene, index, vectorize_region, *arguments)
 
     def _submit(
-        self, scene: _Scene, region: int | None, function: Callable[..., Any], *args: Any
+        self, scene: Course, index: int | None, function: Callable[..., Any], *args: Any
     ) -> None:
         self._serial += 1
         future = self._client.submit(
             function, *args, pure=False, key=f"{function.__name__}-{id(self):x}-{self._serial}"
         )
         scene.flying += 1
-        self._flying[str(future.key)] = _Task(scene=scene, region=region, future=future)
+        self._flying[str(future.key)] = _Task(scene=scene, index=index, future=future)
         future.add_done_callback(lambda done: self._arrived.put(str(done.key)))
 
     def _arrivals(self) -> list[str]:
@@ -197,15 +175,18 @@ class _Foreman:
         scene.flying -= 1
         if future.status == "error":
             error = future.exception()
-            if task.region is None:
+            if task.index is None:
                 self._scene_failed(scene, error)
             else:
-                self._region_failed(scene, task.region, error)
+                self._task_failed(scene, task.index, error)
         elif future.status != "finished":
             raise _lost(self._client)
-        elif task.region is not None:
-            scene.failures.pop(task.region, None)
-            self.state.n_regions_done += 1
+        elif task.index is not None:
+            scene.failures.pop(task.index, None)
+            if scene.level == REGIONS:
+                self.state.n_regions_done += 1
+            else:
+                self.state.n_parts_done += 1
         else:
             result = future.result()
             if isinstance(result, Opened):
@@ -216,25 +197,23 @@ class _Foreman:
         if scene in self._scenes and scene.ticket:
             self._go_on(scene)
 
-    def _opened(self, scene: _Scene, opened: Opened) -> None:
-        scene.ticket = opened.ticket
-        scene.n_regions = opened.n_regions
-        scene.n_resumed = opened.n_regions - len(opened.missing)
-        scene.ready.extend(opened.missing)
+    def _opened(self, scene: Course, opened: Opened) -> None:
+        scene.begin(opened)
         self.state.n_scenes_opened += 1
         self.state.n_regions_opened += opened.n_regions
         self.state.n_regions_done += scene.n_resumed
+        self.state.n_parts_opened += sum(opened.n_parts)
 
-    def _go_on(self, scene: _Scene) -> None:
-        """Publish a scene whose last region is done, or give it up."""
-        if scene.flying or scene.ready or scene.suspects:
+    def _go_on(self, scene: Course) -> None:
+        """Begin the next level of a scene, publish it, or give it up."""
+        if scene.is_waiting:
             return
-        if scene.broken or scene.failures:
-            self._close(scene, reason=_reason(scene))
-        else:
+        if scene.has_failed:
+            self._close(scene, reason=scene.reason())
+        elif not scene.advance():
             self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
 
-    def _region_failed(self, scene: _Scene, index: int, error: BaseException) -> None:
+    def _task_failed(self, scene: Course, index: int, error: BaseException) -> None:
         reason, count = _why(error), scene.attempts.get(index, 0) + 1
         scene.attempts[index] = count
         if isinstance(error, KilledWorker) and index not in scene.failures:
@@ -243,12 +222,10 @@ class _Foreman:
             scene.ready.append(index)
             return
         elif isinstance(error, OutputError):
-            scene.broken = reason
-            scene.ready.clear()
-            scene.suspects.clear()
+            scene.give_up(reason)
         scene.failures[index] = reason
 
-    def _scene_failed(self, scene: _Scene, error: BaseException) -> None:
+    def _scene_failed(self, scene: Course, error: BaseException) -> None:
         count = scene.attempts.get(OPENING, 0) + 1
         scene.attempts[OPENING] = count
         if isinstance(error, TilingSegError | KilledWorker) or count >= ATTEMPTS:
@@ -258,7 +235,7 @@ class _Foreman:
         else:
             self._submit(scene, None, open_scene_job, scene.job)
 
-    def _close(self, scene: _Scene, *, report: RunReport | None = None, reason: str = "") -> None:
+    def _close(self, scene: Course, *, report: RunReport | None = None, reason: str = "") -> None:
         self._scenes.remove(scene)
         self.state.n_scenes_done += 1
         self.state.n_scenes_failed += report is None
@@ -305,7 +282,9 @@ def run_scene(client: Client, scene: SceneJob, progress: Progress) -> RunReport:
     """
 
     def watch(state: BatchState) -> None:
-        if state.n_regions_opened:
+        if state.n_parts_done:
+            progress("vectors", state.n_parts_done, state.n_parts_opened)
+        elif state.n_regions_opened:
             progress("regions", state.n_regions_done, state.n_regions_opened)
 
     (outcome,) = carry_out(client, [scene], 1, watch)
@@ -318,19 +297,6 @@ def _why(error: BaseException) -> str:
     if isinstance(error, KilledWorker):
         return "its workers died with it; give them more memory, or look into their logs"
     return reason_of(error)
-
-
-def _reason(scene: _Scene) -> str:
-    failed = scene.failures
-    kept = scene.n_regions - len(failed) - len(scene.ready)
-    if scene.broken:
-        return f"{scene.broken}; complete regions are kept"
-    named = "; ".join(f"region {index}: {failed[index]}" for index in sorted(failed)[:NAMED])
-    more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-    return (
-        f"{len(failed):,} of {scene.n_regions:,} regions failed ({named}{more}); "
-        f"the other {kept:,} are kept, the next run tries the rest"
-    )
 
 
 def _lost(client: Client) -> ClusterError:

@@ -42,6 +42,10 @@ class BatchState:
     """Regions of the opened scenes."""
     n_regions_done: int = 0
     """Regions that are complete."""
+    n_parts_opened: int = 0
+    """Tasks that make the vectors of the opened scenes."""
+    n_parts_done: int = 0
+    """Those that are done."""
     n_workers: int = 0
     """Workers at the last look."""
 
@@ -52,8 +56,9 @@ class BatchState:
             return 1.0
         if not self.n_regions_opened:
             return self.n_scenes_done / self.n_scenes
-        regions = self.n_regions_opened * self.n_scenes / self.n_scenes_opened
-        return min(1.0, self.n_regions_done / regions)
+        n_tasks = self.n_regions_opened + self.n_parts_opened
+        n_done = self.n_regions_done + self.n_parts_done
+        return min(1.0, n_done / (n_tasks * self.n_scenes / self.n_scenes_opened))
 
 
 class Watch(Protocol):

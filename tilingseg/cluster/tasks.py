@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tilingseg.cluster.manifest import absolute
+from tilingseg.cluster.vectors import GatheredVectors, tree_levels, vectorize_part
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.flow import open_store, run_region
 from tilingseg.infer import freed_memory_kept
 from tilingseg.job import load_once, prepare
 from tilingseg.output_folder import OutputFolder
-from tilingseg.outputs import finish, publish, read_report
+from tilingseg.outputs import Before, finish, publish, read_report
+from tilingseg.places import is_remote
 from tilingseg.progress import Watch
 from tilingseg.store import WorkStore
 
@@ -54,7 +56,7 @@ class SceneJob:
     uri: str
     """Path or URL of the scene, the same on every worker."""
     out_dir: Path
-    """Folder of its outputs, the same on every worker."""
+    """Folder of its outputs, or prefix of an object store: the same on every worker."""
     options: RunOptions
     """What to do."""
 
@@ -69,6 +71,8 @@ class Opened:
     """Regions of the plan."""
     missing: tuple[int, ...]
     """Indexes of the regions that no earlier run completed."""
+    n_parts: tuple[int, ...] = ()
+    """Tasks of each level that make the vectors; none: they are made when it is published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,12 +123,17 @@ _BENCH = _Bench()
 
 
 def shared(options: RunOptions) -> RunOptions:
-    """Make the paths in options absolute: workers have a current folder of their own."""
+    """Make options fit for workers.
+
+    Paths become absolute, for workers have a current folder of their own; and a worker starts no
+    processes, for those that Dask watches over may not.
+    """
     model = str(options.model)
     return replace(
         options,
         model=absolute(model) if Path(model).suffix else model,
         area_file=None if options.area_file is None else options.area_file.absolute(),
+        outputs=replace(options.outputs, vectors=replace(options.outputs.vectors, workers=1)),
     )
 
 
@@ -174,9 +183,10 @@ def open_scene_job(scene: SceneJob) -> Opened | RunReport:
                 return finish(store, folder, text)
             done = store.completed_indexes()
         return Opened(
-            ticket=str((store.folder / "plan.json").stat().st_mtime_ns),
+            ticket=store.ticket,
             n_regions=job.plan.n_regions,
             missing=tuple(r.index for r in job.plan.regions() if r.index not in done),
+            n_parts=tree_levels(job.plan, scene.options.outputs),
         )
     finally:
         job.reader.close()
@@ -199,6 +209,16 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
 
 
 @_plainly
+def vectorize_region(scene: SceneJob, ticket: str, level: int, number: int) -> None:
+    """Make the vectors of a region, or join those of several; see `vectors`.
+
+    Raises:
+        TilingSegError: the mask cannot be read or the vectors not be written.
+    """
+    vectorize_part(_BENCH.desk(scene, ticket).store, scene.options.outputs, level, number)
+
+
+@_plainly
 def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
     """Write the outputs of a scene whose regions are complete.
 
@@ -213,12 +233,17 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
     try:
         folder = OutputFolder.of(job.plan, scene.out_dir)
         with _alone_in(folder.path):
-            if not folder.work.exists() and (report := read_report(folder)) is not None:
+            is_gone = not (folder.work / "plan.json").exists()
+            if is_gone and (report := read_report(folder)) is not None:
                 return report  # a worker that was given up for lost has done it
             store = _resume(job, scene)
             if (text := store.finished_report()) is not None:
                 return finish(store, folder, text)
-            return publish(job.reader, store, folder, scene.options.outputs, n_resumed)
+            outputs = scene.options.outputs
+            in_parts = bool(tree_levels(job.plan, outputs))
+            gathered = GatheredVectors(store, outputs) if in_parts else None
+            before = Before(n_resumed=n_resumed, gathered=gathered)
+            return publish(job.reader, store, folder, outputs, before)
     finally:
         job.reader.close()
 
@@ -242,10 +267,10 @@ def _resume(job: Job, scene: SceneJob) -> WorkStore:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process opens or publishes in this folder, and keep others out.
 
-    The lock goes with the process that holds it, however it ends. Where the file system has no
-    locks nobody is kept out.
+    The lock goes with the process that holds it, however it ends. Where there are no locks, as on
+    an object store, nobody is kept out: all would put the same bytes.
     """
-    if sys.platform == "win32":
+    if sys.platform == "win32" or is_remote(folder):
         yield
         return
     import fcntl

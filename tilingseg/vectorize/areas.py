@@ -84,4 +84,5 @@ def areas(
                 class_name=mask.classes[shape.value - 1],
                 geometry=polygon,
                 confidence=shape.confidence,
+                last=shape.last,
             )

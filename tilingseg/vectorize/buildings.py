@@ -207,6 +207,7 @@ def _fit_batch(
                 class_name=classes[task.shape.value - 1],
                 geometry=polygon,
                 confidence=task.shape.confidence,
+                last=task.shape.last,
             )
             for polygon in polygons
         ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,7 @@ from tilingseg.vectorize.roads import ground_pixel, has_ground
 from tilingseg.vectorize.skeleton import SkeletonLimits, SkeletonPixels, skeleton_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -73,6 +74,7 @@ def centerlines(
     value: int,
     options: RoadOptions,
     left_out: Counter[str] | None = None,
+    skeleton: Callable[[Window], SkeletonPixels] | None = None,
 ) -> Iterator[Feature]:
     """Yield the road network of one class as lines that meet in shared points.
 
@@ -86,31 +88,71 @@ def centerlines(
         value: mask value of the class.
         options: what counts as a road.
         left_out: counts, by what and why, of what was dropped; filled while features are drawn.
+        skeleton: gives what `skeletons` found in a core; None: it is sought here.
     """
     counts = Counter[str]() if left_out is None else left_out
-    factor, region_px = 1, options.region_px
+    mask, scale = _coarse(mask, value, options)
+    name = mask.classes[value - 1]
+    if skeleton is None:
+        skeleton = partial(skeleton_pixels, mask, value, limits=scale.limits)
+    for line in _lines(mask, skeleton, scale, counts):
+        yield _feature(line, name, scale)
+
+
+def skeletons(
+    mask: MaskReader, value: int, options: RoadOptions, part: Window
+) -> Iterator[tuple[Window, SkeletonPixels]]:
+    """Yield the skeletons of the cores that begin in a part of the scene, with their cores.
+
+    Args:
+        mask: class mask of the whole scene.
+        value: mask value of the class.
+        options: what counts as a road.
+        part: pixels of the scene.
+    """
+    mask, scale = _coarse(mask, value, options)
+    k, step = scale.factor, scale.region_px
+    first_row, first_col = (-(-start // (k * step)) * step for start in (part.row, part.col))
+    for row in range(first_row, min(-(-part.row_stop // k), mask.height), step):
+        height = min(step, mask.height - row)
+        for col in range(first_col, min(-(-part.col_stop // k), mask.width), step):
+            width = min(step, mask.width - col)
+            core = Window(row=row, col=col, height=height, width=width)
+            yield core, skeleton_pixels(mask, value, core, scale.limits)
+
+
+def centerline_skeleton(
+    mask: MaskReader, value: int, options: RoadOptions, core: Window
+) -> SkeletonPixels:
+    """Return the skeleton of one core, as `skeletons` does."""
+    mask, scale = _coarse(mask, value, options)
+    return skeleton_pixels(mask, value, core, scale.limits)
+
+
+def _coarse(mask: MaskReader, value: int, options: RoadOptions) -> tuple[MaskReader, _Scale]:
+    """Look at a mask that is much finer than its roads through larger pixels."""
+    factor = 1
     if has_ground(mask.georef):
         factor = max(1, int(FINEST_M / max(ground_pixel(mask.georef)) + 0.01))
     if factor > 1:
         mask = CoarseMask(mask, value, factor)
-        region_px = max(region_px // factor, MIN_REGION_PX)
-    scale = _Scale.of(mask, options, factor)
-    name = mask.classes[value - 1]
-    for line in _lines(mask, value, region_px, scale, counts):
-        yield _feature(line, name, scale)
+    return mask, _Scale.of(mask, options, factor)
 
 
 def _lines(
-    mask: MaskReader, value: int, region_px: int, scale: _Scale, counts: Counter[str]
+    mask: MaskReader,
+    skeleton: Callable[[Window], SkeletonPixels],
+    scale: _Scale,
+    counts: Counter[str],
 ) -> Iterator[Line]:
     """Yield clean lines, strip by strip; they are not smoothed yet."""
-    lines = Lines()
+    lines, region_px = Lines(), scale.region_px
     pixels: list[SkeletonPixels] = []
     done = 0
     for row in range(0, mask.height, region_px):
         row_stop = min(row + region_px, mask.height)
         for core in _cores(row, row_stop, mask.width, region_px):
-            pixels.append(skeleton_pixels(mask, value, core, scale.limits))
+            pixels.append(skeleton(core))
             counts[SMALL_AREA] += pixels[-1].n_specks
             counts[SMALL_HOLE] += pixels[-1].n_holes
         last = row_stop == mask.height
@@ -136,6 +178,8 @@ class _Scale:
     """Size of a pixel, mean of both sides, metres."""
     factor: int
     """Pixels of the scene along the side of one that is looked at."""
+    region_px: int
+    """Side of the block that is in memory at a time, px."""
     unit: str
     """What stands for a metre in names: `m`, or `px` where there is no ground."""
     max_gap_m: float
@@ -160,6 +204,11 @@ class _Scale:
             pixel_m=pixel_m,
             step_m=step_m,
             factor=factor,
+            region_px=(
+                options.region_px
+                if factor == 1
+                else max(options.region_px // factor, MIN_REGION_PX)
+            ),
             unit="m" if has_ground(mask.georef) else "px",
             max_gap_m=options.max_gap_m,
             min_spur_m=min_spur_m,

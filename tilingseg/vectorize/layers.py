@@ -2,6 +2,9 @@
 
 `building` becomes footprints, `road` becomes polygons and a network of centrelines, every other
 class becomes its traced outlines.
+
+The parts that take long may have been made before, elsewhere, and gathered: the polygons of a class
+and the skeletons of its roads. Layers come out the same.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from tilingseg.vectorize.areas import areas
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
@@ -20,10 +23,12 @@ from tilingseg.vectorize.trace import TraceOptions, trace
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from tilingseg.records import Feature, MaskReader
+    from tilingseg.grid import Window
+    from tilingseg.records import Feature, MaskReader, Shape
     from tilingseg.vectorize.footprint import Regularize
+    from tilingseg.vectorize.skeleton import SkeletonPixels
 
 BUILDINGS = frozenset({"building", "buildings", "house", "houses"})
 ROADS = frozenset({"road", "roads", "street", "streets"})
@@ -64,12 +69,59 @@ class VectorLayer:
     """In a fixed order; computed while they are drawn, once."""
 
 
+class Gathered(Protocol):
+    """Parts of the layers that are there already."""
+
+    def polygons(self, class_index: int, left_out: Counter[str]) -> Iterator[Feature]:
+        """Yield what `polygons_of` gives for all shapes of a class, in the same order."""
+
+    def skeleton(self, class_index: int, core: Window) -> SkeletonPixels:
+        """Return what a core of the centrelines holds."""
+
+
+def is_road(name: str) -> bool:
+    """Tell whether a class becomes centrelines too."""
+    return name.lower() in ROADS
+
+
+def polygons_of(
+    shapes: Iterable[Shape],
+    mask: MaskReader,
+    class_index: int,
+    threshold: float,
+    options: VectorOptions,
+    left_out: Counter[str],
+) -> Iterator[Feature]:
+    """Turn traced shapes into the polygons of their class; each depends on its shape alone.
+
+    Args:
+        shapes: of one class.
+        mask: that they were traced from.
+        class_index: position of the class.
+        threshold: probability from which a pixel belongs to the class.
+        options: how.
+        left_out: counts, with the reason, what gives no feature; filled while features are drawn.
+    """
+    name = mask.classes[class_index].lower()
+    if name in BUILDINGS:
+        building = BuildingOptions(
+            regularize=options.regularize, threshold=threshold, workers=options.workers
+        )
+        return keep_to_data(footprints(shapes, mask, building, left_out), mask, left_out)
+    elif is_road(name):
+        found = road_polygons(shapes, mask, RoadOptions(), left_out)
+        return keep_to_data(found, mask, left_out)
+    else:
+        return areas(shapes, mask, None, left_out)
+
+
 def vector_layers(
     mask: MaskReader,
     class_indexes: Sequence[int],
     thresholds: Sequence[float],
     options: VectorOptions,
     left_out: Counter[str],
+    gathered: Gathered | None = None,
 ) -> Iterator[VectorLayer]:
     """Yield the layers of a mask, one after the other.
 
@@ -79,25 +131,18 @@ def vector_layers(
         thresholds: probability from which a pixel belongs to the class, for every class.
         options: how.
         left_out: counts, with the reason, what gives no feature; filled while features are drawn.
+        gathered: parts that are there already; None: all is made here.
     """
     for index in class_indexes:
         name = mask.classes[index]
-        shapes = trace(mask, index + 1, TraceOptions(workers=options.workers))
         layer = partial(VectorLayer, class_index=index)
-        if name.lower() in BUILDINGS:
-            building = BuildingOptions(
-                regularize=options.regularize,
-                threshold=thresholds[index],
-                workers=options.workers,
-            )
-            found = keep_to_data(footprints(shapes, mask, building, left_out), mask, left_out)
-            yield layer(name=name, geometry_type="Polygon", features=found)
-        elif name.lower() in ROADS:
-            road = RoadOptions()
-            found = keep_to_data(road_polygons(shapes, mask, road, left_out), mask, left_out)
-            yield layer(name=name, geometry_type="Polygon", features=found)
-            found = centerlines(mask, index + 1, road, left_out)
-            yield layer(name=f"{name}_centerline", geometry_type="LineString", features=found)
+        if gathered is None:
+            shapes = trace(mask, index + 1, TraceOptions(workers=options.workers))
+            found = polygons_of(shapes, mask, index, thresholds[index], options, left_out)
         else:
-            found = areas(shapes, mask, None, left_out)
-            yield layer(name=name, geometry_type="Polygon", features=found)
+            found = gathered.polygons(index, left_out)
+        yield layer(name=name, geometry_type="Polygon", features=found)
+        if is_road(name):
+            skeleton = None if gathered is None else partial(gathered.skeleton, index)
+            found = centerlines(mask, index + 1, RoadOptions(), left_out, skeleton)
+            yield layer(name=f"{name}_centerline", geometry_type="LineString", features=found)

@@ -116,6 +116,7 @@ def road_polygons(
             class_name=mask.classes[shape.value - 1],
             geometry=smooth_polygon(Polygon(shape.polygon.exterior, holes), tolerance_px),
             confidence=shape.confidence,
+            last=shape.last,
         )
 
 

@@ -1,5 +1,7 @@
 """One strip of a mask: runs of pixels, their connected components and the corners of outlines.
 
+A strip is as wide as the scene, or a block of it with neighbours on its left and right.
+
 Everything is done with the runs of a strip at once; the only arrays with an element a pixel are the
 class mask, its copy with a margin, and their differences. What reaches over the strip's border is
 handed back in pieces: `trace` joins them.
@@ -35,6 +37,14 @@ class Strip:
     """Nothing follows below."""
     probability: NDArray[np.uint8] | None
     """(rows, width), 255 = 1; None where none is kept or no pixel is inside."""
+    col: int = 0
+    """Scene column of the first array column, px."""
+    lattice_px: int | None = None
+    """Lattice points in a row of the scene; None: the strip is as wide as the scene."""
+    has_left: bool = False
+    """The first column belongs to the block on the left."""
+    has_right: bool = False
+    """Another block follows on the right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,6 +92,10 @@ class TracedStrip:
     """Per run of the row above the strip, from the left: the index of its piece."""
     bottom: NDArray[np.intp]
     """Per run of the strip's last row, from the left: the index of its piece."""
+    left: NDArray[np.intp]
+    """Per pixel of the class in the column before a block, from the top: the index of its piece."""
+    right: NDArray[np.intp]
+    """Per pixel of the class in a block's last column, where another block follows: the same."""
     pieces: Measures
     """Of the components that touch one of these rows; the row above is not counted."""
     corners: list[NDArray[np.int64]]
@@ -102,25 +116,33 @@ def trace_strip(strip: Strip) -> TracedStrip:
     n_top = int(np.searchsorted(starts, stride))
     n_before_last = int(np.searchsorted(starts, len(flat) - stride))
     n_components, component = _components(flat, starts, stride)
+    # a run begins or ends a row at most once
+    left = component[n_top:][starts[n_top:] % stride == 0][: len(flat) * strip.has_left]
+    right = component[n_top:][stops[n_top:] % stride == stride - 1][: len(flat) * strip.has_right]
 
     is_open = np.zeros(n_components, dtype=np.bool_)
     is_open[component[:n_top]] = True
     is_open[component[n_before_last:]] = True
+    is_open[left] = is_open[right] = True
     # One numbering for both: the complete ones and the pieces are each counted from 0.
     index = np.where(is_open, np.cumsum(is_open), np.cumsum(~is_open)) - 1
 
-    offset = (strip.row - 1) * stride
-    measures = _measure(strip, stops - starts, component, n_top)
-    measures.last[component] = stops - 1 + offset  # of several runs, the last one stays
+    measures = _measure(strip, starts, stops, component, n_top)
+    # of several runs, the last one stays
+    measures.last[component] = _in_scene(stops - 1, strip, stride)
     corners, run = _corners(flat, edges, stride)
-    corners += offset * N_FLAGS
-    owner = component[run]
+    is_own = _is_own(corners // N_FLAGS, strip, stride)
+    corners, owner = corners[is_own], component[run[is_own]]
+    corners = _in_scene(corners // N_FLAGS, strip, stride) * N_FLAGS + corners % N_FLAGS
     goes_on = is_open[owner]
+    lattice = strip.lattice_px or stride
     return TracedStrip(
-        polygons=close_rings(corners[~goes_on], index[owner[~goes_on]], stride),
+        polygons=close_rings(corners[~goes_on], index[owner[~goes_on]], lattice),
         complete=measures.take(np.flatnonzero(~is_open)),
         top=index[component[:n_top]],
         bottom=index[component[n_before_last:]],
+        left=index[left],
+        right=index[right],
         pieces=measures.take(np.flatnonzero(is_open)),
         corners=_split(corners[goes_on], index[owner[goes_on]], int(is_open.sum())),
     )
@@ -142,6 +164,28 @@ def connect(
     links = csr_array((np.ones(len(left), dtype=np.bool_), (left, right)), (n_nodes, n_nodes))
     n_groups, group = connected_components(links, directed=False)
     return n_groups, group.astype(np.intp)
+
+
+def _in_scene(points: NDArray[np.int64], strip: Strip, stride: int) -> NDArray[np.int64]:
+    """Turn lattice points of a strip, from the row above on, into those of the scene."""
+    if strip.lattice_px is None:
+        return points + (strip.row - 1) * stride
+    rows, cols = np.divmod(points, stride)
+    placed: NDArray[np.int64] = (rows + strip.row - 1) * strip.lattice_px + cols + strip.col
+    return placed
+
+
+def _is_own(points: NDArray[np.int64], strip: Strip, stride: int) -> NDArray[np.bool_] | slice:
+    """Tell which lattice points a block answers for.
+
+    Neither for the column where it only begins to see its left neighbour, nor for the one that its
+    right neighbour sees from both sides.
+    """
+    if not (strip.has_left or strip.has_right):
+        return slice(None)
+    cols = points % stride
+    own: NDArray[np.bool_] = (cols >= strip.has_left) & (cols < stride - strip.has_right)
+    return own
 
 
 def _pixel_edges(strip: Strip) -> tuple[NDArray[np.bool_], NDArray[np.int64], int]:
@@ -181,18 +225,26 @@ def _components(
 
 
 def _measure(
-    strip: Strip, length: NDArray[np.int64], component: NDArray[np.intp], n_top: int
+    strip: Strip,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    component: NDArray[np.intp],
+    n_top: int,
 ) -> Measures:
     """Sum up the strip's own runs, all but the first `n_top`; `last` is left at 0."""
     n_components = int(component.max(initial=-1)) + 1
-    length, component = length[n_top:], component[n_top:]
-    sums = np.zeros(len(length))
+    starts, length, component = starts[n_top:], (stops - starts)[n_top:], component[n_top:]
+    own, sums = length, np.zeros(len(length))
+    if strip.has_left:
+        own = length - (starts % (strip.inside.shape[1] + 1) == 0)
     if strip.probability is not None and len(length):
         values = strip.probability[strip.inside]  # run after run
+        if strip.has_left:
+            values[np.nonzero(strip.inside)[1] == 0] = 0
         sums = np.add.reduceat(values, np.cumsum(length) - length, dtype=np.float64)
     # Weights are float64: exact for these integers, which stay far below 2^53.
     return Measures(
-        n_pixels=np.bincount(component, length, n_components).astype(np.int64),
+        n_pixels=np.bincount(component, own, n_components).astype(np.int64),
         probability=np.bincount(component, sums, n_components).astype(np.int64),
         last=np.zeros(n_components, dtype=np.int64),
     )

@@ -86,9 +86,9 @@ def trace(mask: MaskReader, value: int, options: TraceOptions | None = None) -> 
         for strip in _read_strips(mask, value, options.band_px, has_probability):
             pending.append(pool.submit(trace_strip, strip))
             if len(pending) > options.workers:
-                yield from _shapes(value, has_probability, *seam.join(pending.popleft().result()))
+                yield from shapes_of(value, has_probability, *seam.join(pending.popleft().result()))
         for traced in pending:
-            yield from _shapes(value, has_probability, *seam.join(traced.result()))
+            yield from shapes_of(value, has_probability, *seam.join(traced.result()))
 
 
 def _read_strips(
@@ -115,14 +115,24 @@ def _read_strips(
             above = inside[part][-1].copy()  # a view would keep the whole band
 
 
-def _shapes(
+def shapes_of(
     value: int, has_probability: bool, polygons: NDArray[np.object_], measures: Measures
 ) -> Iterator[Shape]:
-    for polygon, n_pixels, probability in zip(
-        polygons, measures.n_pixels.tolist(), measures.probability.tolist(), strict=True
+    """Yield complete components as shapes.
+
+    Args:
+        value: mask value of the class.
+        has_probability: whether the mask keeps probabilities.
+        polygons: one for each component.
+        measures: of the same components.
+    """
+    for polygon, n_pixels, probability, last in zip(
+        polygons,
+        *(m.tolist() for m in (measures.n_pixels, measures.probability, measures.last)),
+        strict=True,
     ):
         confidence = probability / (255 * n_pixels) if has_probability else None
-        yield Shape(value=value, polygon=polygon, confidence=confidence)
+        yield Shape(value=value, polygon=polygon, confidence=confidence, last=last)
 
 
 class _Seam:

@@ -1,0 +1,41 @@
+"""What many test modules share: an object store on this machine."""
+
+import uuid
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def object_store():
+    """Serve an S3 store on loopback for the whole session: URL of an empty bucket."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto and flask-cors")
+    s3fs = pytest.importorskip("s3fs", reason="needs the extra [remote]")
+    pytest.importorskip("upath", reason="needs the extra [remote]")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        # for this process and for the clusters that it starts
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # GDAL asks by its own names
+        patch.setenv("AWS_S3_ENDPOINT", f"{host}:{port}")
+        patch.setenv("AWS_HTTPS", "NO")
+        patch.setenv("AWS_VIRTUAL_HOSTING", "FALSE")
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+        try:
+            yield "s3://bucket"
+        finally:
+            server.stop()
+
+
+@pytest.fixture(params=["disk", "object store"])
+def folder_of_outputs(request, tmp_path):
+    """An empty folder, and an empty prefix of an object store."""
+    from tilingseg.places import place
+
+    if request.param == "disk":
+        return tmp_path
+    return place(request.getfixturevalue("object_store")) / uuid.uuid4().hex

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from tilingseg.atomic import write_whole
+from tilingseg.errors import DependencyError, OutputError
+from tilingseg.places import is_remote, move, place, refusals, remove, upload
+
+
+def files_under(path):
+    return {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_paths_stay_paths():
+    assert place("a/b") == Path("a/b")
+    assert place("file:///a/b") == Path("/a/b")
+    assert place(Path("/a")) == Path("/a")
+    assert not is_remote(place("a/b"))
+
+
+def test_an_unknown_kind_of_store_is_named():
+    pytest.importorskip("upath", reason="needs the extra [remote]")
+    with pytest.raises(DependencyError, match=r"foo://x cannot be reached.*tilingseg\[remote\]"):
+        place("foo://x")
+
+
+def test_small_files_appear_whole_on_both(folder_of_outputs):
+    write_whole(folder_of_outputs / "a.json", "ä")
+    assert (folder_of_outputs / "a.json").read_text(encoding="utf-8") == "ä"
+    remove(folder_of_outputs / "a.json")
+    remove(folder_of_outputs / "a.json")
+    assert not (folder_of_outputs / "a.json").exists()
+
+
+@pytest.fixture
+def prefix(object_store, request):
+    return place(f"{object_store}/{request.node.name}")
+
+
+class TestObjectStore:
+    def test_copies_files_and_folders(self, tmp_path, prefix):
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        (tmp_path / "a.tif").write_bytes(b"1")
+        (tmp_path / "deep" / "er" / "b").write_bytes(b"2")
+        upload([tmp_path / "a.tif", tmp_path / "deep"], prefix)
+        assert files_under(prefix) == {"a.tif": b"1", "deep/er/b": b"2"}
+
+    def test_moves_one_object_and_not_those_whose_names_go_on(self, prefix):
+        for name in ("a.tif", "a.tif.aux.xml"):
+            write_whole(prefix / "from" / name, name)
+        write_whole(prefix / "a.tif", "old")
+        move(prefix / "from" / "a.tif", prefix / "a.tif")
+        assert files_under(prefix) == {
+            "a.tif": b"a.tif",
+            "from/a.tif.aux.xml": b"a.tif.aux.xml",
+        }
+
+    def test_a_folder_that_is_replaced_leaves_nothing(self, prefix):
+        for name in ("new.zarr/c/0", "new.zarr/c/1", "old.zarr/c/1", "old.zarr/c/2"):
+            write_whole(prefix / name, name)
+        move(prefix / "new.zarr", prefix / "old.zarr")
+        assert files_under(prefix) == {
+            "old.zarr/c/0": b"new.zarr/c/0",
+            "old.zarr/c/1": b"new.zarr/c/1",
+        }
+
+    def test_a_bucket_that_is_not_there_is_named(self, object_store):
+        with pytest.raises(OutputError, match=r"cannot write s3://missing/a: .*does not exist"):
+            write_whole(place("s3://missing/a"), "")
+
+    def test_credentials_that_are_missing_are_a_refusal(self):
+        botocore = pytest.importorskip("botocore.exceptions", reason="needs the extra [remote]")
+        assert isinstance(botocore.NoCredentialsError(), refusals())
