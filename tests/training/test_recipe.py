@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tilingseg.errors import TrainingError
+from tilingseg.model.deeplab import DeepLabOptions
+from tilingseg.model.fcn import FcnOptions
 from tilingseg.model.load import build_network
+from tilingseg.model.unet import UNetOptions
 from tilingseg.training.recipe import ClassLabel, read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -66,11 +69,32 @@ def test_the_spec_of_a_recipe_builds_its_network(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ('kind = "unet"', UNetOptions(features=(4, 8))),
+        ('kind = "fcn"\nn_scored = 2', FcnOptions(features=(4, 8), n_scored=2)),
+        (
+            'kind = "deeplab"\ndilations = [1, 2]',
+            DeepLabOptions(features=(4, 8, 8, 8), dilations=(1, 2)),
+        ),
+    ],
+)
+def test_the_network_is_chosen_by_its_kind(tmp_path, kind, options):
+    features = f"features = {list(options.features)}"
+    text = GOOD.replace("features = [4, 8]", f"{kind}\n{features}")
+    recipe = read_recipe(write(tmp_path, text))
+    assert recipe.network == options
+    assert build_network(recipe.spec()).options == options
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("seed = 3", "sede = 3", "unknown key 'sede'; known: name, classes"),
         ("steps = 10", "stepz = 10", r"schedule: unknown key 'stepz'"),
         ("[schedule]\nsteps = 10", "[schedule]", r"schedule: the key 'steps' is missing"),
+        ("features = [4, 8]", 'kind = "vit"', "network: kind is 'vit', must be one of unet, fcn"),
+        ("features = [4, 8]", "deep = 3", "network: unknown key 'deep'"),
         ("mean = [0.5]\n", "", "the key 'mean' is missing"),
         ("gsd_m = 1\n", 'gsd_m = "1"\n', "gsd_m is '1', must be float"),
         ("seed = 3", "seed = true", "seed is True, must be int"),

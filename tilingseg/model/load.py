@@ -27,6 +27,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tilingseg.errors import ModelError
+from tilingseg.model.deeplab import DeepLab, DeepLabOptions
+from tilingseg.model.fcn import FCN, FcnOptions
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.spec import METADATA_KEY, Geometry, ModelSpec
 from tilingseg.model.unet import UNet, UNetOptions
@@ -40,7 +42,11 @@ _SUFFIX = ".safetensors"
 Builder = Callable[[int, int, dict[str, Any]], nn.Module]
 
 NETWORKS: MappingProxyType[str, Builder] = MappingProxyType(
-    {"unet": lambda n_bands, n_outputs, options: UNet(n_bands, n_outputs, UNetOptions(**options))}
+    {
+        "unet": lambda n_in, n_out, options: UNet(n_in, n_out, UNetOptions(**options)),
+        "fcn": lambda n_in, n_out, options: FCN(n_in, n_out, FcnOptions(**options)),
+        "deeplab": lambda n_in, n_out, options: DeepLab(n_in, n_out, DeepLabOptions(**options)),
+    }
 )
 """Networks by the name that a spec uses: (bands, outputs, options) → module."""
 

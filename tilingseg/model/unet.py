@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tilingseg.errors import ModelError
+from tilingseg.model.layers import initialise
 
 Upsampling = Literal["transpose", "nearest", "bilinear"]
 Convolution = Literal["padded", "valid"]
@@ -129,7 +130,7 @@ class UNet(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], n_outputs * fold**2, 1)
         self.unfold: nn.Module = nn.PixelShuffle(fold) if fold > 1 else nn.Identity()
-        self._initialise()
+        initialise(self, self.head)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return logits.
@@ -167,28 +168,6 @@ class UNet(nn.Module):
         if self.options.checkpointing and self.training:
             return cast("Tensor", checkpoint(block, x, use_reentrant=False))
         return cast("Tensor", block(x))
-
-    def _initialise(self) -> None:
-        """He et al. 2015 for what a ReLU follows; classes start rare.
-
-        With the framework's default initialisation thin classes such as roads collapse to all
-        background within the first steps. A bias of -2 starts every class at a probability of 0.12,
-        so that the first gradients are not spent on learning that most pixels are background.
-        """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            elif isinstance(module, nn.ConvTranspose2d):
-                # Kernel and stride are equal: each output pixel adds up `in_channels` products.
-                nn.init.normal_(module.weight, std=module.in_channels**-0.5)
-        for convolution in self.modules():
-            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and (
-                convolution.bias is not None
-            ):
-                nn.init.zeros_(convolution.bias)
-        nn.init.normal_(self.head.weight, std=self.head.in_channels**-0.5)
-        assert self.head.bias is not None
-        nn.init.constant_(self.head.bias, -2.0)
 
 
 def _cut(x: Tensor, border: int) -> Tensor:

@@ -11,10 +11,12 @@ import dataclasses
 import tomllib
 import typing
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from tilingseg.errors import TrainingError
+from tilingseg.model.deeplab import DeepLabOptions
+from tilingseg.model.fcn import FcnOptions
 from tilingseg.model.spec import ModelSpec
 from tilingseg.model.unet import UNetOptions
 from tilingseg.training.augment import AugmentOptions
@@ -22,6 +24,12 @@ from tilingseg.training.losses import LossOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+NetworkOptions = UNetOptions | FcnOptions | DeepLabOptions
+_KINDS: MappingProxyType[str, type[NetworkOptions]] = MappingProxyType(
+    {"unet": UNetOptions, "fcn": FcnOptions, "deeplab": DeepLabOptions}
+)
+"""Options of each network, by the name that a spec uses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +91,10 @@ class Schedule:
     """Passes whose gradients are added up for one update: larger batches in the same memory."""
     window_px: int = 256
     """Side of a window at the model's GSD, px."""
+    n_windows: int = 0
+    """Draw from this many places, chosen by the seed, as if no more were labelled; 0: from
+    anywhere. The size of a window is then its ground, if `scale` is at most 1 and `rotation_deg`
+    is 0."""
     learning_rate: float = 1e-3
     """Highest rate, after the warm-up; it falls along a cosine to a hundredth of that."""
     warmup_steps: int = 100
@@ -140,8 +152,8 @@ class TrainingRecipe:
     """How long and how fast to learn."""
     activation: Literal["sigmoid", "softmax"] = "sigmoid"
     """`sigmoid` where classes may be labelled in different places."""
-    network: UNetOptions = field(default_factory=UNetOptions)
-    """Variant of the network."""
+    network: NetworkOptions = field(default_factory=UNetOptions)
+    """Which network, by its key `kind` (`unet` where it is not given), and its variant."""
     loss: LossOptions = field(default_factory=LossOptions)
     """What is minimised."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
@@ -190,7 +202,7 @@ class TrainingRecipe:
         options = dataclasses.asdict(self.network)
         return ModelSpec(
             name=self.name,
-            network="unet",
+            network=next(kind for kind, of in _KINDS.items() if type(self.network) is of),
             network_options=tuple(sorted(options.items())),
             bands=self.bands,
             classes=self.classes,
@@ -238,9 +250,21 @@ def _record(kind: Any, raw: Any, where: str) -> Any:
     return kind(**{key: _value(hints[key], raw[key], f"{where}: {key}") for key in raw})
 
 
+def _network(raw: Any, where: str) -> Any:
+    """Return the options of the network that the key `kind` names."""
+    if not isinstance(raw, dict):
+        raise TrainingError(f"{where}: a table of keys is needed, got {raw!r}")
+    name = raw.get("kind", "unet")
+    if name not in _KINDS:
+        raise TrainingError(f"{where}: kind is {name!r}, must be one of {', '.join(_KINDS)}")
+    return _record(_KINDS[name], {key: raw[key] for key in raw if key != "kind"}, where)
+
+
 def _value(kind: Any, raw: Any, where: str) -> Any:
     """Turn a TOML value into the type of a field, or refuse it."""
     origin, options = get_origin(kind), get_args(kind)
+    if kind == NetworkOptions:
+        return _network(raw, where)
     if is_dataclass(kind):
         return _record(kind, raw, where)
     if origin is Literal:

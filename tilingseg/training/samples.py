@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 CENTRED_SHARE = 0.5
 """Share of the windows that hold a pixel of a class."""
+_PLACES = 1
+"""Keeps the generators of places apart from those of steps."""
 _OFF_CENTRE = 0.4
 """How far from the middle such a pixel may lie, in window sides."""
 
@@ -73,12 +75,16 @@ def draw_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, step
     """
     rng = np.random.default_rng((recipe.seed, step))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    side = recipe.schedule.window_px
-    windows = []
-    for index in rng.choice(len(rasters), recipe.schedule.batch_size, p=_shares(rasters)):
-        raster = rasters[index]
+    side, n_windows = recipe.schedule.window_px, recipe.schedule.n_windows
+    shares, windows = _shares(rasters), []
+    for index in rng.choice(len(rasters), recipe.schedule.batch_size, p=shares):
+        raster, places = rasters[index], rng
+        if n_windows:
+            places = np.random.default_rng((recipe.seed, _PLACES, int(rng.integers(n_windows))))
+            raster = rasters[places.choice(len(rasters), p=shares)]
         warp = draw_warp(recipe.augment, rng)
-        centre = _centre(raster, rng, side * recipe.pixel_m / raster.gsd_m * warp.scale)
+        scale = 1.0 if n_windows else warp.scale
+        centre = _centre(raster, places, side * recipe.pixel_m / raster.gsd_m * scale)
         windows.append(cut_window(raster, centre, side, recipe.pixel_m, warp=warp))
     pixels, valid, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
     return Batch(pixels=vary_look(pixels, recipe.augment, generator), valid=valid, labels=labels)
