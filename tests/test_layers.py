@@ -30,12 +30,17 @@ MAY_IMPORT = {
     "vectorize": {"errors", "grid", "records"},
     "features": {"atomic", "errors", "records"},
     "metrics": {"errors"},
-    "export": {"atomic", "errors", "grid", "records"},
+    "palette": set(),
+    "export": {"atomic", "errors", "grid", "palette", "records"},
     "training": {"atomic", "errors", "grid", "model", "readers", "records", "metrics", "scaling"},
     "output_folder": {"errors", "places", "vectorize"},
+    "vector_outputs": {
+        *("features", "output_folder", "palette", "progress", "records", "vectorize"),
+    },
+    "mask_flow": {"errors", "output_folder", "progress", "readers", "vector_outputs"},
     "outputs": {
-        *("atomic", "errors", "export", "features", "output_folder", "places", "plan"),
-        *("progress", "records", "vectorize"),
+        *("atomic", "errors", "export", "output_folder", "places", "plan", "progress"),
+        *("records", "vector_outputs"),
     },
     "job": {"area", "errors", "infer", "model", "output_folder", "plan", "readers", "records"},
     "flow": {
@@ -69,6 +74,7 @@ MAY_IMPORT = {
             "evaluation",
             "flow",
             "job",
+            "mask_flow",
             "metrics",
             "model",
             "output_folder",

@@ -16,43 +16,35 @@ twice. Outputs that go to an object store are written on this machine, then copi
 from __future__ import annotations
 
 import json
-import pickle
-import shutil
 import tempfile
-import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilingseg.atomic import put_in_place, write_whole
 from tilingseg.errors import OutputError
 from tilingseg.export import (
-    class_colour,
     write_mask_cog,
     write_mask_zarr,
     write_preview,
     write_probability_cog,
 )
-from tilingseg.features import Layer, write_features, write_style
-from tilingseg.output_folder import VECTOR_SUFFIXES, OutputFolder
+from tilingseg.output_folder import OutputFolder
 from tilingseg.places import is_remote, refusals, remove, upload, why
 from tilingseg.plan import plan_identity
-from tilingseg.progress import WatchedMask, silent
+from tilingseg.progress import silent
 from tilingseg.records import RunReport, to_json, tuples
-from tilingseg.vectorize.layers import vector_layers
+from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from shapely.geometry.base import BaseGeometry
-
     from tilingseg.output_folder import OutputOptions
     from tilingseg.progress import Progress
-    from tilingseg.records import Feature, MaskReader, RegionReport, SceneReader
+    from tilingseg.records import RegionReport, SceneReader
     from tilingseg.store import WorkStore
     from tilingseg.vectorize.layers import Gathered
 
@@ -71,38 +63,6 @@ class Before:
     """Regions that an earlier run had completed."""
     gathered: Gathered | None = None
     """Parts of the vectors that are there already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which classes of a mask are vectorised."""
-
-    class_indexes: tuple[int, ...]
-    """Positions in the mask's classes."""
-    thresholds: tuple[float, ...]
-    """Probability from which a pixel belonged to the class, for every class."""
-    gathered: Gathered | None = None
-    """Parts of the vectors that are there already."""
-
-
-@dataclass(slots=True)
-class Results:
-    """What has been written so far."""
-
-    outputs: list[tuple[str, str]] = field(default_factory=list)
-    """(kind, path) pairs."""
-    n_features: dict[str, int] = field(default_factory=dict)
-    """By layer."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """By what and why."""
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Note the time spent inside as that of a stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
 def publish(
@@ -130,6 +90,7 @@ def publish(
     wanted = Wanted(
         class_indexes=model.class_indexes,
         thresholds=model.thresholds,
+        n_outlines=MAX_OUTLINES,
         gathered=before.gathered,
     )
     with _workshop(store, folder) as waiting:
@@ -224,87 +185,6 @@ def _write_rasters(
         path = folder.of_layer("mask", ".zarr")
         write_mask_zarr(path, store, extent, tags, probability=options.probability)
         results.outputs.append(("mask", str(path)))
-
-
-def write_vectors(
-    mask: MaskReader,
-    wanted: Wanted,
-    folder: OutputFolder,
-    options: OutputOptions,
-    results: Results,
-    progress: Progress,
-) -> list[BaseGeometry]:
-    """Write every layer of a mask in every vector format.
-
-    Args:
-        mask: what is vectorised.
-        wanted: which of its classes.
-        folder: where the files go.
-        options: formats, and how the vectors are made.
-        results: paths and counts are added here.
-        progress: told how far down the mask has been read.
-
-    Returns:
-        Outlines for a preview, in pixel coordinates; not all of them where there are many.
-
-    Raises:
-        OutputError: the disk is full or gone.
-    """
-    suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
-    outlines: list[BaseGeometry] = []
-    if not suffixes:
-        return outlines
-    spools = folder.path / "features.part"
-    shutil.rmtree(spools, ignore_errors=True)
-    spools.mkdir()
-    try:
-        watched = WatchedMask(mask, progress)
-        for found in vector_layers(
-            watched,
-            wanted.class_indexes,
-            wanted.thresholds,
-            options.vectors,
-            results.left_out,
-            wanted.gathered,
-        ):
-            watched.begin(found.name)
-            layer = Layer(
-                name=f"{folder.scene}_{found.name}",
-                georef=mask.georef,
-                geometry_type=found.geometry_type,
-                color=class_colour(found.class_index),
-            )
-            spool = _Spool(spools / found.name, found.features)
-            for suffix in suffixes:
-                path = folder.of_layer(found.name, suffix)
-                written = write_features(spool, path, layer)
-                results.outputs.append((found.name, str(path)))
-                results.left_out.update(dict(written.left_out))
-                results.n_features[found.name] = written.n_features
-            style = folder.of_layer(found.name, ".qml")
-            write_style(style, layer)
-            results.outputs.append(("style", str(style)))
-            missing = MAX_OUTLINES - len(outlines)
-            outlines += [feature.geometry for feature in islice(spool, missing)]
-    finally:
-        shutil.rmtree(spools, ignore_errors=True)
-    return outlines
-
-
-class _Spool:
-    """Features on disk, made once and read by several writers in bounded memory."""
-
-    def __init__(self, path: Path, features: Iterable[Feature]) -> None:
-        self._path = path
-        with path.open("wb") as file:
-            for feature in features:
-                pickle.dump(feature, file)
-
-    def __iter__(self) -> Iterator[Feature]:
-        with self._path.open("rb") as file:
-            while file.peek(1):
-                # written by this process, in its own folder, a moment ago
-                yield pickle.load(file)
 
 
 def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:

@@ -8,8 +8,9 @@ from shapely import LineString, Polygon, box
 from tests.export.results import ArrayResult
 from tests.fakes import ArrayReader
 from tilingseg.errors import OutputError
-from tilingseg.export import class_colour, preview, write_preview
+from tilingseg.export import preview, write_preview
 from tilingseg.grid import Window
+from tilingseg.palette import class_colour
 from tilingseg.records import NODATA
 
 

@@ -11,9 +11,10 @@ from tests.export.results import ArrayResult
 from tests.fakes import UTM
 from tests.full_disk import files_up_to
 from tilingseg.errors import OutputError
-from tilingseg.export import class_colour, write_mask_zarr
+from tilingseg.export import write_mask_zarr
 from tilingseg.export.windows import STEP_PX
 from tilingseg.grid import Window
+from tilingseg.palette import class_colour
 from tilingseg.readers import open_scene
 from tilingseg.records import NODATA, Georef
 

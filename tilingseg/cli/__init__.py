@@ -186,11 +186,11 @@ def plan(scene: str, **wishes: Any) -> None:
 )
 def vectorize(mask: str, **wishes: Any) -> None:
     """Turn the classes of MASK, any raster of whole numbers, into polygons and centrelines."""
-    from tilingseg import flow
+    from tilingseg import mask_flow
     from tilingseg.output_folder import OutputOptions
     from tilingseg.vectorize.layers import VectorOptions
 
-    options = flow.VectorizeOptions(
+    options = mask_flow.VectorizeOptions(
         classes=wishes["classes"],
         pixel_m=wishes["pixel_size"],
         outputs=OutputOptions(
@@ -200,7 +200,7 @@ def vectorize(mask: str, **wishes: Any) -> None:
     )
     bars = Bars(quiet=False)
     try:
-        results = flow.vectorize(mask, wishes["out"], options=options, progress=bars)
+        results = mask_flow.vectorize(mask, wishes["out"], options=options, progress=bars)
     finally:
         bars.close()
     for _, path in results.outputs:

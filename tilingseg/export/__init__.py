@@ -7,12 +7,10 @@ Vectors are left to `features`.
 """
 
 from tilingseg.export.cog import write_mask_cog, write_probability_cog
-from tilingseg.export.palette import class_colour
 from tilingseg.export.preview import write_preview
 from tilingseg.export.zarr import write_mask_zarr
 
 __all__ = [
-    "class_colour",
     "write_mask_cog",
     "write_mask_zarr",
     "write_preview",

@@ -33,8 +33,8 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilingseg.atomic import whole
 from tilingseg.errors import OutputError
-from tilingseg.export.palette import class_colour
 from tilingseg.export.windows import moved, read_probabilities, transform_of, windows
+from tilingseg.palette import class_colour
 from tilingseg.records import BACKGROUND, NODATA
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from PIL import Image
 from rasterio.features import rasterize
 
 from tilingseg.atomic import whole
-from tilingseg.export.palette import class_colour
 from tilingseg.export.windows import moved, windows
+from tilingseg.palette import class_colour
 from tilingseg.records import BACKGROUND, NODATA
 
 if TYPE_CHECKING:

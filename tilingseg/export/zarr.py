@@ -25,8 +25,8 @@ import zarr
 from rasterio.crs import CRS
 
 from tilingseg.atomic import whole
-from tilingseg.export.palette import class_colour
 from tilingseg.export.windows import moved, read_probabilities, transform_of, windows
+from tilingseg.palette import class_colour
 from tilingseg.records import NODATA
 
 if TYPE_CHECKING:

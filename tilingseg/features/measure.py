@@ -128,19 +128,30 @@ def _in_degrees(
         longest_px = LONGEST_EDGE_DEG / max(math.hypot(a, d), math.hypot(b, e))
     else:
         longest_px = max(LONGEST_EDGE_M / pixel_m, 1.0)
-    pixels = shapely.segmentize(pixels, longest_px)
+    pixels = _divided(pixels, longest_px)
     lonlat = _project(pixels, georef, project)
     south, north = shapely.bounds(lonlat)[:, [1, 3]].T
     polar = np.maximum(north, -south) > NEAR_POLE_DEG
     if polar.any() and math.isfinite(pixel_m):
         shorter_px = np.maximum(_polar_edge(np.maximum(north, -south)[polar]) / pixel_m, 1.0)
+        pixels = pixels.copy()
         pixels[polar] = shapely.segmentize(pixels[polar], np.minimum(shorter_px, longest_px))
         lonlat[polar] = _project(pixels[polar], georef, project)
-    fine = shapely.segmentize(pixels, max(MEASURED_EDGE_M / pixel_m, 0.1))
+    fine = _divided(pixels, max(MEASURED_EDGE_M / pixel_m, 0.1))
     divided = shapely.get_num_coordinates(fine) > shapely.get_num_coordinates(pixels)
     measured = lonlat.copy()
     measured[divided] = _project(fine[divided], georef, project)
     return lonlat, measured
+
+
+def _divided(geometries: NDArray[np.object_], longest: float) -> NDArray[np.object_]:
+    """Divide long edges; a geometry that is too small to have one is not looked at."""
+    left, top, right, bottom = shapely.bounds(geometries).T
+    large = np.hypot(right - left, bottom - top) > longest
+    if large.any():
+        geometries = geometries.copy()
+        geometries[large] = shapely.segmentize(geometries[large], longest)
+    return geometries
 
 
 def _polar_edge(latitude_deg: NDArray[np.float64]) -> NDArray[np.float64]:

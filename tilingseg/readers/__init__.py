@@ -16,8 +16,6 @@ from tilingseg.errors import SceneError
 from tilingseg.readers.geotiff import open_gdal
 from tilingseg.readers.raster import RasterReader
 from tilingseg.readers.source import ReadOptions
-from tilingseg.readers.zarr import open_zarr
-from tilingseg.readers.zarr_store import locate_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +55,10 @@ def open_scene(
         SceneError: the scene cannot be opened, lacks the bands, or does not fit `gsd_m`.
         DependencyError: an optional package is needed to reach it.
     """
+    # Loading Zarr takes as long as all the rest; masks are read without it.
+    from tilingseg.readers.zarr import open_zarr
+    from tilingseg.readers.zarr_store import locate_zarr
+
     options = ReadOptions(
         bands=None if bands is None else tuple(bands),
         band_names=None if band_names is None else tuple(band_names),

@@ -180,6 +180,8 @@ class MaskFile:
 
 def _positions(stored: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return where in ascending `values` each stored value is found; `NODATA`: nowhere."""
+    if stored.dtype == np.uint8 and values[-1] == len(values) - 1:  # they are their own positions
+        return np.where(stored < len(values), stored, np.uint8(NODATA))
     if stored.dtype.itemsize <= 2:  # a table of all possible values is ten times faster
         unsigned = f"u{stored.dtype.itemsize}"
         table = np.full(1 << 8 * stored.dtype.itemsize, NODATA, dtype=np.uint8)
@@ -223,13 +225,12 @@ def _legend_of_values(stored: _Stored) -> _Legend:
     found: set[int] = set()
     for window in stored.windows():
         pixels, valid = stored.read(window)
-        if pixels.dtype == np.uint8:
-            found.update(np.flatnonzero(np.bincount(pixels[valid], minlength=256)).tolist())
-        else:
+        for value in (BACKGROUND, *found):  # a block seldom holds more, and comparing costs little
+            valid &= pixels != value
+        if valid.any():
             found.update(np.unique(pixels[valid]).tolist())
         if len(found) > MAX_CLASSES + 2:
             break  # no need to read on: this is no class mask
-    found.discard(BACKGROUND)
     # 255 is the usual "not labelled" beside classes, and the usual white of a mask in black and
     # white.
     nodata = NODATA if NODATA in found and len(found) > 1 else None

@@ -3,6 +3,9 @@
 `building` becomes footprints, `road` becomes polygons and a network of centrelines, every other
 class becomes its traced outlines.
 
+What fits walls and thins roads is imported where a class asks for it: it brings half of SciPy,
+which other masks can do without.
+
 The parts that take long may have been made before, elsewhere, and gathered: the polygons of a class
 and the skeletons of its roads. Layers come out the same.
 """
@@ -15,10 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tilingseg.vectorize.areas import areas
-from tilingseg.vectorize.buildings import BuildingOptions, footprints
-from tilingseg.vectorize.centerlines import centerlines
 from tilingseg.vectorize.nodata import keep_to_data
-from tilingseg.vectorize.roads import RoadOptions, road_polygons
 from tilingseg.vectorize.trace import TraceOptions, trace
 
 if TYPE_CHECKING:
@@ -104,11 +104,15 @@ def polygons_of(
     """
     name = mask.classes[class_index].lower()
     if name in BUILDINGS:
+        from tilingseg.vectorize.buildings import BuildingOptions, footprints
+
         building = BuildingOptions(
             regularize=options.regularize, threshold=threshold, workers=options.workers
         )
         return keep_to_data(footprints(shapes, mask, building, left_out), mask, left_out)
     elif is_road(name):
+        from tilingseg.vectorize.roads import RoadOptions, road_polygons
+
         found = road_polygons(shapes, mask, RoadOptions(), left_out)
         return keep_to_data(found, mask, left_out)
     else:
@@ -143,6 +147,9 @@ def vector_layers(
             found = gathered.polygons(index, left_out)
         yield layer(name=name, geometry_type="Polygon", features=found)
         if is_road(name):
+            from tilingseg.vectorize.centerlines import centerlines
+            from tilingseg.vectorize.roads import RoadOptions
+
             skeleton = None if gathered is None else partial(gathered.skeleton, index)
             found = centerlines(mask, index + 1, RoadOptions(), left_out, skeleton)
             yield layer(name=f"{name}_centerline", geometry_type="LineString", features=found)
