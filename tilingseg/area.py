@@ -9,10 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
-import pyogrio.errors
-import pyproj.exceptions
 import shapely
 import shapely.affinity
 from affine import Affine
@@ -55,6 +52,11 @@ def area_from_file(scene: Scene, path: Path) -> BaseGeometry:
     Raises:
         PlanError: the file cannot be read, holds no polygon, or lies outside the scene.
     """
+    # A third of the start of a run, which most runs have no use for.
+    import geopandas
+    import pyogrio.errors
+    import pyproj.exceptions
+
     try:
         frame = geopandas.read_file(path)
     except (pyogrio.errors.DataSourceError, OSError) as error:

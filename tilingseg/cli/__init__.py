@@ -7,6 +7,7 @@ to stdout, progress and errors to stderr. Everything heavy is imported inside th
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -42,6 +43,9 @@ from tilingseg.places import place
 
 def main() -> None:
     """Run the command line; the console script calls this."""
+    # Threads of the network that wait give way to those that read, write and to other programs;
+    # by default they spin, which on a busy machine triples the time. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # rasterio mutes this itself where a raster lies nowhere by design, but not from several threads
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     try:

@@ -19,10 +19,9 @@ from tilingseg.features.geojson import write_collection, write_sequence
 from tilingseg.features.layer import Layer, Written
 from tilingseg.features.measure import measure
 from tilingseg.features.style import qgis_style
-from tilingseg.features.tables import write_flatgeobuf, write_geopackage, write_geoparquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tilingseg.records import Feature
@@ -30,11 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "Layer", "Written", "write_features", "write_style"]
 
 _TEXTS = {".geojson": write_collection, ".geojsonl": write_sequence}
-_TABLES = {
-    ".gpkg": write_geopackage,
-    ".fgb": write_flatgeobuf,
-    ".parquet": write_geoparquet,
-}
+_TABLES = (".gpkg", ".fgb", ".parquet")
 SUFFIXES = (*_TEXTS, *_TABLES)
 """Suffixes of the files that can be written."""
 
@@ -61,7 +56,7 @@ def write_features(features: Iterable[Feature], path: Path, layer: Layer) -> Wri
     with whole_file(path) as part:
         batches = measure(features, layer)
         if suffix in _TABLES:
-            return Written(n_features=_TABLES[suffix](batches, part, layer))
+            return Written(n_features=_table_writer(suffix)(batches, part, layer))
         with part.open("w", encoding="utf-8", newline="\n") as file:
             n_written, n_vanished = _TEXTS[suffix](batches, file, layer)
     reason = "features too small for GeoJSON coordinates or beyond the edge of the projection"
@@ -79,3 +74,14 @@ def write_style(path: Path, layer: Layer) -> None:
         OutputError: the file cannot be written.
     """
     write_whole(path, qgis_style(layer))
+
+
+def _table_writer(suffix: str) -> Callable[..., int]:
+    # Brings pandas along, a quarter of the start of a run that writes GeoJSON alone.
+    from tilingseg.features import tables
+
+    return {
+        ".gpkg": tables.write_geopackage,
+        ".fgb": tables.write_flatgeobuf,
+        ".parquet": tables.write_geoparquet,
+    }[suffix]
