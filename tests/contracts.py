@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
+from tilingseg.model.load import build_network, fold_batch_norm
+from tilingseg.model.spec import ModelSpec
+from tilingseg.records import Scaling
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,3 +174,92 @@ def some_windows(height, width, count=25):
 def assert_same_bits(one, other, valid):
     """Assert that two arrays (bands, height, width) agree exactly where valid."""
     np.testing.assert_array_equal(one[:, valid], other[:, valid])
+
+
+class EngineContract:
+    """Inherit this and define `make`; what every engine does, against a forward pass of torch."""
+
+    tolerance = 1e-5
+    """Largest difference of a probability that counts as equal."""
+
+    def make(self, module, spec, scaling, threads):
+        raise NotImplementedError
+
+    @pytest.fixture(params=["sigmoid", "softmax"])
+    def spec(self, request):
+        softmax = request.param == "softmax"
+        return ModelSpec(
+            name="contract",
+            network="unet",
+            network_options=(("features", (8, 16)), ("fold_px", 2)),
+            bands=("a", "b"),
+            classes=("x",) if softmax else ("x", "y"),
+            thresholds=(0.5,) * (1 if softmax else 2),
+            gsd_m=None,
+            mean=(0.5, 0.5),
+            std=(0.25, 0.25),
+            activation=request.param,
+        )
+
+    @pytest.fixture
+    def module(self, spec):
+        torch.manual_seed(0)
+        module = build_network(spec).eval()
+        fold_batch_norm(module)
+        torch.nn.init.normal_(module.head.bias)
+        return module
+
+    @pytest.fixture
+    def batch(self):
+        rng = np.random.default_rng(3)
+        pixels = rng.integers(0, 256, (3, 2, 96, 64), dtype=np.uint8)
+        valid = np.ones((3, 96, 64), dtype=bool)
+        valid[1, 20:40, :30] = False
+        return pixels, valid
+
+    def engine(self, module, spec, threads=2):
+        scaling = Scaling(low=(0.0, 0.0), high=(255.0, 255.0), source="uint8")
+        return self.make(module, spec, scaling, threads)
+
+    def expected(self, module, spec, batch):
+        pixels, valid = batch
+        values = (torch.from_numpy(pixels).double() / 255 - 0.5) / 0.25
+        values = (values * torch.from_numpy(valid)[:, None]).float()
+        with torch.inference_mode():
+            logits = module(values).double()
+        if spec.activation == "softmax":
+            return logits.softmax(1)[:, 1:].float()
+        return logits.sigmoid().float()
+
+    def test_gives_the_probabilities_of_the_part_that_is_wanted(self, module, spec, batch):
+        engine, whole = self.engine(module, spec), self.expected(module, spec, batch)
+        for part in (
+            (slice(None), slice(None)),
+            (slice(24, 72), slice(24, 40)),
+            (slice(0, 72), slice(24, 64)),
+        ):
+            found = engine.probabilities(*batch, part)
+            assert found.dtype == torch.float32
+            assert found.shape == whole[:, :, *part].shape
+            assert (found - whole[:, :, *part]).abs().max() <= self.tolerance
+
+    def test_the_bits_depend_on_neither_threads_nor_batch(self, module, spec, batch):
+        part = slice(24, 72), slice(0, 40)
+        together = self.engine(module, spec, threads=2).probabilities(*batch, part)
+        alone = self.engine(module, spec, threads=1)
+        for index in range(3):
+            only = slice(index, index + 1)
+            found = alone.probabilities(batch[0][only], batch[1][only], part)
+            assert torch.equal(found[0], together[index])
+
+    def test_leaves_what_it_was_given_alone(self, module, spec, batch):
+        pixels, valid = batch[0].copy(), batch[1].copy()
+        weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        first = self.engine(module, spec).probabilities(*batch, (slice(None), slice(None)))
+        kept = first.clone()
+        np.testing.assert_array_equal(batch[0], pixels)
+        np.testing.assert_array_equal(batch[1], valid)
+        assert all(torch.equal(module.state_dict()[name], weights[name]) for name in weights)
+        # what it gave belongs to the caller
+        self.engine(module, spec).probabilities(pixels[::-1].copy(), valid, (slice(None),) * 2)
+        assert torch.equal(first, kept)

@@ -60,6 +60,8 @@ def make_plan(scene=None, options=None, geometry=EXACT, extent=None):
             class_indexes=(0, 1),
             thresholds=(0.5, 0.5),
             device_type="cpu",
+            engine="torch",
+            engine_version="2.13.0",
             precision="fp32",
         ),
         tiling=tiling,

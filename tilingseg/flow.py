@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tilingseg.area import area_mask
 from tilingseg.errors import PlanError
 from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
-from tilingseg.job import RunOptions, prepare
+from tilingseg.job import RunOptions, prepare, with_engine
 from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish
 from tilingseg.progress import Watch, silent
@@ -61,8 +61,7 @@ def run(
             call goes on from there.
     """
     options = options or RunOptions()
-    job = prepare(str(uri), options)
-    folder = OutputFolder.of(job.plan, out_dir)
+    job, folder = prepare_in(str(uri), out_dir, options)
     try:
         store = open_store(job, folder, options)
         if (text := store.finished_report()) is not None:
@@ -143,6 +142,21 @@ def _watched(watch: Watch, rows: Iterable[list[Prediction]]) -> Iterator[list[Pr
     for row in rows:
         watch.passed(len(row))
         yield row
+
+
+def prepare_in(
+    uri: str, out_dir: str | Path | None, options: RunOptions
+) -> tuple[Job, OutputFolder]:
+    """Prepare a job and its folder; an interrupted run there keeps its engine.
+
+    Raises:
+        TilingSegError: see `job.prepare`.
+    """
+    job = prepare(uri, options)
+    folder = OutputFolder.of(job.plan, out_dir)
+    if options.resume and options.engine == "auto":
+        job = with_engine(job, WorkStore.engine_of(folder.work))
+    return job, folder
 
 
 def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore:

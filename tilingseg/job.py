@@ -7,7 +7,7 @@ Wishes that cannot be met end here.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,15 @@ import shapely
 
 from tilingseg import __version__
 from tilingseg.area import area_from_box, area_from_file, area_window
-from tilingseg.errors import PlanError
-from tilingseg.infer import HalvingEngine, TorchEngine, choose_devices, choose_precision
+from tilingseg.errors import PlanError, TilingSegError
+from tilingseg.infer import (
+    EngineChoice,
+    HalvingEngine,
+    choose_devices,
+    choose_engine,
+    common_parts,
+    make_engine,
+)
 from tilingseg.model.load import DEFAULT_MODEL, load_model
 from tilingseg.output_folder import OutputOptions
 from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
@@ -64,7 +71,9 @@ class RunOptions:
     device: str = "auto"
     """`auto`, or device names of torch separated by commas."""
     precision: str = "auto"
-    """`auto`, `fp32`, `fp16` or `bf16`."""
+    """`auto`, `fp32`, `fp16`, `bf16` or `int8`."""
+    engine: str = "auto"
+    """`auto` (the fastest that agrees with torch), `torch`, `torch-compile`, `onnx`, `openvino`."""
     workers: int = 2
     """Threads that read and decode tiles, for each device."""
     outputs: OutputOptions = field(default_factory=OutputOptions)
@@ -94,9 +103,10 @@ class Job:
 
     def engine(self, device: str, scaling: Scaling) -> Engine:
         """Load the network onto a device."""
-        precision = self.plan.model.precision
-        model = self.model
-        return HalvingEngine(TorchEngine(model.module, model.spec, scaling, device, precision))
+        plan = self.plan
+        exact = plan.tiling.stitching == "exact"
+        parts = common_parts(plan.grid) if exact else ()
+        return HalvingEngine(make_engine(self.model, scaling, device, _choice(plan.model), parts))
 
 
 def prepare(uri: str, options: RunOptions) -> Job:
@@ -124,6 +134,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     scene = reader.scene
     area = _area(options, scene)
     devices = choose_devices(options.device)
+    choice = choose_engine(model, devices[0], options.engine, options.precision)
     tiling = plan_tiles(scene, model.geometry, options.tiling, spec.tile_size_px)
     plan = RunPlan(
         software=__version__,
@@ -134,7 +145,10 @@ def prepare(uri: str, options: RunOptions) -> Job:
             class_indexes=_class_indexes(options.classes, spec),
             thresholds=_thresholds(options, spec),
             device_type=devices[0].partition(":")[0],
-            precision=choose_precision(options.precision, devices[0]),
+            precision=choice.precision,
+            engine=choice.engine,
+            engine_version=choice.version,
+            engine_reason=choice.reason,
         ),
         tiling=tiling,
         extent=tiling.grid.scene_window if area is None else area_window(area, scene),
@@ -148,6 +162,27 @@ def prepare(uri: str, options: RunOptions) -> Job:
         devices=devices,
         workers=options.workers,
     )
+
+
+def with_engine(job: Job, engine: str | None) -> Job:
+    """Return a job that uses a certain engine; the same where it cannot be used here, or for None.
+
+    Engines round differently: the one that began a run has to end it.
+    """
+    use = job.plan.model
+    if engine is None or engine == use.engine:
+        return job
+    try:
+        choice = choose_engine(job.model, job.devices[0], engine, use.precision)
+    except TilingSegError:
+        return job  # the store names the difference
+    use = replace(
+        use,
+        engine=choice.engine,
+        engine_version=choice.version,
+        engine_reason="it began this run",
+    )
+    return replace(job, plan=replace(job.plan, model=use))
 
 
 def load_once(options: RunOptions) -> LoadedModel:
@@ -193,6 +228,15 @@ def estimate_job(job: Job) -> Estimate:
         float(found[0, 0, 0, 0])  # waits for the device
         seconds.append(time.perf_counter() - start)
     return estimate_run(plan, min(seconds) / len(job.devices), job.workers)
+
+
+def _choice(use: ModelUse) -> EngineChoice:
+    return EngineChoice(
+        engine=use.engine,
+        version=use.engine_version,
+        precision=use.precision,
+        reason=use.engine_reason,
+    )
 
 
 def _area(options: RunOptions, scene: Scene) -> BaseGeometry | None:

@@ -201,6 +201,7 @@ def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:
         ("TILINGSEG_TILE_SIZE", str(tiling.grid.tile_size_px)),
         ("TILINGSEG_OVERLAP", str(tiling.grid.overlap_px)),
         ("TILINGSEG_PRECISION", model.precision),
+        ("TILINGSEG_ENGINE", f"{model.engine} {model.engine_version}"),
     )
 
 
@@ -215,6 +216,7 @@ def _report(store: WorkStore, results: Results, n_resumed: int) -> RunReport:
         f"tiles are {'stitched exactly' if plan.tiling.stitching == 'exact' else 'blended'}: "
         f"{plan.tiling.reason}",
         f"values are scaled by {store.scaling.source}",
+        f"engine {plan.model.engine} in {plan.model.precision}: {plan.model.engine_reason}",
     )
     n_valid = _total(regions, lambda region: region.n_pixels_valid)
     return RunReport(

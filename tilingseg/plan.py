@@ -108,7 +108,13 @@ class ModelUse:
     device_type: str
     """`cpu`, `cuda` or `mps`: other devices round differently."""
     precision: str
-    """`fp32`, `fp16` or `bf16`."""
+    """`fp32`, `fp16`, `bf16` or `int8`."""
+    engine: str
+    """What runs the network: `torch`, `torch-compile`, `onnx` or `openvino`."""
+    engine_version: str
+    """Version of its package: others may round differently."""
+    engine_reason: str = ""
+    """Why this engine, one sentence; measured, so no part of what makes two plans equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +317,7 @@ def plan_identity(plan: RunPlan) -> dict[str, Any]:
     """Return the plan as JSON types: two runs with the same identity give the same bits."""
     identity = to_json(plan)
     assert isinstance(identity, dict)
+    del identity["model"]["engine_reason"]
     return identity
 
 

@@ -135,6 +135,13 @@ class WorkStore:
         scaling = Scaling(**{key: tuples(value) for key, value in stored["scaling"].items()})
         return cls(folder, plan, scaling)
 
+    @staticmethod
+    def engine_of(folder: Path) -> str | None:
+        """Return the engine of the interrupted run that a folder holds; None: there is none."""
+        stored = _read_plan(folder)
+        engine: str | None = None if stored is None else stored["plan"]["model"].get("engine")
+        return engine
+
     @property
     def height(self) -> int:
         """Rows, px."""

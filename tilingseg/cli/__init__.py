@@ -151,6 +151,7 @@ def plan(scene: str, **wishes: Any) -> None:
             ("regions", f"{job.plan.n_regions:,} of {job.plan.region_px} px"),
             ("inferred", f"{estimate.inferred_ratio:.2f} × the pixels of the scene"),
             ("device", f"{', '.join(job.devices)}, {job.plan.model.precision}"),
+            ("engine", f"{job.plan.model.engine}: {job.plan.model.engine_reason}"),
             ("memory", f"about {estimate.memory_bytes / 1e9:.1f} GB"),
             ("time", f"about {duration(estimate.seconds)} of inference"),
         ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilingseg.cli.options import parse_bands, parse_thresholds
+from tilingseg.cli.options import engine_options, parse_bands, parse_thresholds
 from tilingseg.cli.printing import Bars, pixel_text, print_rows
 
 if TYPE_CHECKING:
@@ -106,13 +106,7 @@ def train(
 )
 @click.option("--gsd", type=float, metavar="METRES", help="Pixel size that the network sees.")
 @click.option("--bands", callback=parse_bands, metavar="1,2,3", help="Bands in the model's order.")
-@click.option("--device", default="auto", metavar="NAME[,NAME]", help="auto, cpu, cuda, mps.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    default="auto",
-    help="Arithmetic of the network.",
-)
+@engine_options
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and the table.")
 def evaluate(recipe: Path, data: Path | None, out: Path | None, **wishes: Any) -> None:
     """Measure a model on the held-out areas of RECIPE, by whole runs, stitched.
@@ -135,6 +129,7 @@ def evaluate(recipe: Path, data: Path | None, out: Path | None, **wishes: Any) -
             thresholds=wishes["thresholds"],
             device=wishes["device"],
             precision=wishes["precision"],
+            engine=wishes["engine"],
         ),
         split=wishes["split"],
         store_thresholds=wishes["store_thresholds"],

@@ -87,6 +87,27 @@ regularize_option = click.option(
     help="Right angles of building footprints: where the outline agrees, everywhere, nowhere.",
 )
 
+engine_options = _together(
+    click.option(
+        "--device",
+        default="auto",
+        metavar="NAME[,NAME]",
+        help="auto, cpu, cuda, cuda:1, mps; several share the scene.",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "torch", "torch-compile", "onnx", "openvino"]),
+        default="auto",
+        help="What runs the network; auto: the fastest here that agrees with torch.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16", "bf16", "int8"]),
+        default="auto",
+        help="Arithmetic of the network; auto: bf16 or fp16 on a GPU, fp32 elsewhere.",
+    ),
+)
+
 scene_options = _together(
     click.option("--model", default="buildings-roads", metavar="NAME|FILE", help="Model to use."),
     click.option("--model-sha256", metavar="HEX", help="Refuse a model file with another hash."),
@@ -139,18 +160,7 @@ scene_options = _together(
         metavar="P|CLASS=P",
         help="Least probability; may repeat. [default: the model's]",
     ),
-    click.option(
-        "--device",
-        default="auto",
-        metavar="NAME[,NAME]",
-        help="auto, cpu, cuda, cuda:1, mps; several share the scene.",
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-        default="auto",
-        help="Arithmetic of the network.",
-    ),
+    engine_options,
     click.option(
         "--tile-size",
         type=click.IntRange(1),
@@ -205,5 +215,6 @@ def run_options(wishes: dict[str, Any]) -> RunOptions:
         ),
         device=wishes["device"],
         precision=wishes["precision"],
+        engine=wishes["engine"],
         workers=wishes["workers"],
     )

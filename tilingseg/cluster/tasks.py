@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from tilingseg.cluster.manifest import absolute
 from tilingseg.cluster.vectors import GatheredVectors, tree_levels, vectorize_part
 from tilingseg.errors import OutputError, PlanError, TilingSegError
-from tilingseg.flow import open_store, run_region
+from tilingseg.flow import open_store, prepare_in, run_region
 from tilingseg.infer import freed_memory_kept
-from tilingseg.job import load_once, prepare
-from tilingseg.output_folder import OutputFolder
+from tilingseg.job import load_once
 from tilingseg.outputs import Before, finish, publish, read_report
 from tilingseg.places import is_remote
 from tilingseg.progress import Watch
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
     from tilingseg.infer import Engine
     from tilingseg.job import Job, RunOptions
+    from tilingseg.output_folder import OutputFolder
     from tilingseg.records import RunReport
 
 _P = ParamSpec("_P")
@@ -113,8 +113,8 @@ class _Bench:
             return self._pool
 
     def _set_up(self, scene: SceneJob) -> _Desk:
-        job = prepare(scene.uri, scene.options)
-        store = _resume(job, scene)
+        job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
+        store = _resume(job, folder)
         device = job.devices[self.device_index % len(job.devices)]
         return _Desk(job=job, store=store, engine=job.engine(device, store.scaling))
 
@@ -173,9 +173,8 @@ def open_scene_job(scene: SceneJob) -> Opened | RunReport:
     Raises:
         TilingSegError: scene, model, options or folder are unusable.
     """
-    job = prepare(scene.uri, scene.options)
+    job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
     try:
-        folder = OutputFolder.of(job.plan, scene.out_dir)
         folder.check(overwrite=scene.options.overwrite)
         with _alone_in(folder.path):
             store = open_store(job, folder, scene.options)
@@ -229,14 +228,13 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
     Raises:
         TilingSegError: the outputs cannot be written; the work store is kept.
     """
-    job = prepare(scene.uri, scene.options)
+    job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
     try:
-        folder = OutputFolder.of(job.plan, scene.out_dir)
         with _alone_in(folder.path):
             is_gone = not (folder.work / "plan.json").exists()
             if is_gone and (report := read_report(folder)) is not None:
                 return report  # a worker that was given up for lost has done it
-            store = _resume(job, scene)
+            store = _resume(job, folder)
             if (text := store.finished_report()) is not None:
                 return finish(store, folder, text)
             outputs = scene.options.outputs
@@ -248,13 +246,13 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
         job.reader.close()
 
 
-def _resume(job: Job, scene: SceneJob) -> WorkStore:
-    folder = OutputFolder.of(job.plan, scene.out_dir)
+def _resume(job: Job, folder: OutputFolder) -> WorkStore:
     try:
         store = WorkStore.resume(folder.work, job.plan)
     except PlanError as error:
         raise PlanError(
-            f"this worker plans {scene.uri} differently from the one that opened it: {error}"
+            f"this worker plans {job.plan.scene.uri} differently from the one that opened it: "
+            f"{error}"
         ) from error
     if store is None:
         raise OutputError(

@@ -1,23 +1,31 @@
 """Inference: the tiles of a region are read ahead, batched and sent through the network.
 
-`tiles` reads and batches, `engine` runs the network on one device, `halving` survives a device
+`tiles` reads and batches. `engine` runs the network in PyTorch on one device, `graph_engine` in one
+of the other `runtimes`; `choice` says which, `parts` what they compile. `halving` survives a device
 whose memory is short, `devices` turns wishes into devices, `memory` keeps freed memory at hand.
 """
 
+from tilingseg.infer.choice import ENGINES, EngineChoice, choose_engine, make_engine
 from tilingseg.infer.devices import choose_devices, choose_precision
 from tilingseg.infer.engine import Engine, TorchEngine
 from tilingseg.infer.halving import HalvingEngine
 from tilingseg.infer.memory import freed_memory_kept
+from tilingseg.infer.parts import common_parts
 from tilingseg.infer.tiles import Tally, TileSource, predict
 
 __all__ = [
+    "ENGINES",
     "Engine",
+    "EngineChoice",
     "HalvingEngine",
     "Tally",
     "TileSource",
     "TorchEngine",
     "choose_devices",
+    "choose_engine",
     "choose_precision",
+    "common_parts",
     "freed_memory_kept",
+    "make_engine",
     "predict",
 ]

@@ -8,6 +8,7 @@ is computed to the end: see `model.core`.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+Forward = Callable[[torch.nn.Module, torch.Tensor, "Part"], torch.Tensor]
 Part = tuple[slice, slice]
 """(rows, columns) of a tile, counted from its first pixel."""
 
@@ -64,6 +66,8 @@ class TorchEngine:
         scaling: Scaling,
         device: str,
         precision: str,
+        *,
+        compiled: bool = False,
     ) -> None:
         """Copy the network to its device.
 
@@ -74,6 +78,7 @@ class TorchEngine:
             scaling: stored values that become 0 and 1.
             device: `cpu`, `cuda:0`, `mps`.
             precision: `fp32`, `fp16` or `bf16`.
+            compiled: let PyTorch compile the network for each shape and part.
         """
         self._device = torch.device(device)
         self._spec = spec
@@ -85,6 +90,9 @@ class TorchEngine:
             steady(module)
         # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores
         self._module = convert_conv2d_weight_memory_format(module, torch.channels_last)
+        self._forward: Forward = core_logits
+        if compiled:
+            self._forward = torch.compile(core_logits, dynamic=False)
 
     @torch.inference_mode()
     def probabilities(
@@ -92,15 +100,26 @@ class TorchEngine:
     ) -> torch.Tensor:
         """Infer one batch; see `Engine.probabilities`.
 
+        A processor gets its tiles one by one: it gains nothing by a batch, and its kernels round
+        differently in another one.
+
         Raises:
             ModelError: the network gives something else than its spec promises.
         """
+        size = 1 if self._device.type == "cpu" else len(pixels)
+        found = [
+            self._infer(pixels[start : start + size], valid[start : start + size], part)
+            for start in range(0, len(pixels), size)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _infer(self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part) -> torch.Tensor:
         on_device = torch.from_numpy(pixels).to(self._device, non_blocking=True)
         known = torch.from_numpy(valid).to(self._device, non_blocking=True)
         batch = normalize(on_device, known, self._scaling, self._spec)
         batch = batch.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            logits = core_logits(self._module, batch, part)
+            logits = self._forward(self._module, batch, part)
         height, width = (
             len(range(*cut.indices(n))) for cut, n in zip(part, pixels.shape[2:], strict=True)
         )

@@ -135,7 +135,7 @@ def load_model(
             f"{path} is no {_SUFFIX} file; TorchScript runs code from the file and must be allowed "
             "explicitly, pickled checkpoints are never read"
         )
-    _fold_batch_norm(module.eval())
+    fold_batch_norm(module.eval())
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     geometry = network_geometry(module, len(spec.bands))
@@ -234,7 +234,7 @@ def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
     return spec, module
 
 
-def _fold_batch_norm(module: nn.Module) -> None:
+def fold_batch_norm(module: nn.Module) -> None:
     """Multiply every normalisation into the convolution before it.
 
     In evaluation it is a fixed scale and shift. Folded in, a pass over every map is saved, which is

@@ -53,6 +53,11 @@ class ModelSpec:
     """Training data with licence, one line each."""
     notes: tuple[str, ...] = ()
     """What a user should know: metrics, limits."""
+    activation_ranges: tuple[tuple[str, float, float], ...] = ()
+    """(layer, least value, largest value), by the name of the layer's weight and for the input:
+    what int8 rounds within, see `model.quantize`; empty: no int8."""
+    int8_difference: float | None = None
+    """Mean difference of the probabilities between int8 and fp32 on the calibration tile, 0…1."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the weights.

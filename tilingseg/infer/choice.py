@@ -1,0 +1,259 @@
+"""Which engine and which precision a run takes, and why.
+
+`auto` means the fastest engine that is installed and agrees with PyTorch on a calibration tile: in
+fp32 to 1e-4 of probability, in bf16 and int8 to the mean difference that is expected of them. Both
+are measured here, with the network at hand: processors without the right instructions overflow in
+int8 in silence, and which runtime is fastest differs as well. What was found is remembered in the
+user's cache folder for this model, machine and set of versions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tilingseg import __version__
+from tilingseg.errors import DependencyError, ModelError, PlanError
+from tilingseg.infer.devices import choose_precision
+from tilingseg.infer.engine import TorchEngine
+from tilingseg.infer.graph_engine import GraphEngine, GraphOptions, make_graph
+from tilingseg.infer.runtimes import RUNTIMES, is_installed, require_runtime, runtime_version
+from tilingseg.memo import recall, remember
+from tilingseg.records import Scaling
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tilingseg.infer.engine import Engine, Part
+    from tilingseg.model.load import LoadedModel
+    from tilingseg.model.spec import ModelSpec
+
+TORCH, COMPILED = "torch", "torch-compile"
+ENGINES = ("auto", TORCH, COMPILED, *RUNTIMES)
+"""What a user may ask for."""
+FP32_LIMIT = 1e-4
+"""Largest difference of a probability between two engines in fp32."""
+BF16_LIMIT = 0.01
+"""Mean difference of the probabilities between bf16 and fp32."""
+INT8_MARGIN = 1.5
+"""How many times the difference that a model states for int8 may be found."""
+_TILE_PX = 256
+_REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """What runs the network."""
+
+    engine: str
+    """`torch`, `torch-compile`, `onnx` or `openvino`."""
+    version: str
+    """Version of its package: another one may give other bits."""
+    precision: str
+    """`fp32`, `fp16`, `bf16` or `int8`."""
+    reason: str
+    """Why, one sentence."""
+
+
+def choose_engine(
+    model: LoadedModel, device: str, engine: str = "auto", precision: str = "auto"
+) -> EngineChoice:
+    """Turn wishes into an engine.
+
+    Args:
+        model: the network that it will run.
+        device: name of torch.
+        engine: one of `ENGINES`.
+        precision: `auto`, `fp32`, `fp16`, `bf16` or `int8`.
+
+    Raises:
+        DependencyError: the engine is not installed.
+        PlanError: the engine does not fit device or precision.
+        ModelError: the engine does not know this network, or int8 is asked of a model without
+            ranges.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    precision = choose_precision(precision, device)
+    able = _able(precision) if on_cpu else (() if precision == "int8" else (TORCH, COMPILED))
+    if engine == "auto":
+        return _fastest(model, precision, [name for name in able if name != COMPILED])
+    if engine in RUNTIMES:
+        require_runtime(engine)
+        if not on_cpu:
+            raise PlanError(f"engine {engine} runs on the CPU alone; use --device cpu")
+    if engine not in able:
+        better = "--engine openvino" if on_cpu else "--precision bf16"
+        raise PlanError(f"engine {engine} cannot compute in {precision} here; use {better}")
+    if engine in RUNTIMES:
+        side = calibration_side(model)
+        shape = 1, len(model.spec.bands), side, side
+        options = GraphOptions(runtime=RUNTIMES[engine], precision=precision, threads=1)
+        make_graph(model.module, model.spec, shape, (slice(None), slice(None)), options)
+    return _choice(engine, precision, "asked for")
+
+
+def make_engine(
+    model: LoadedModel,
+    scaling: Scaling,
+    device: str,
+    choice: EngineChoice,
+    parts: tuple[Part, ...] | None = None,
+) -> Engine:
+    """Load a network into an engine.
+
+    Args:
+        model: the network.
+        scaling: stored values that become 0 and 1.
+        device: name of torch.
+        choice: engine and precision.
+        parts: parts of a tile that many tiles use; None: every part that comes.
+
+    Raises:
+        DependencyError: the engine is not installed here.
+    """
+    if choice.engine not in RUNTIMES:
+        compiled = choice.engine == COMPILED
+        return TorchEngine(
+            model.module, model.spec, scaling, device, choice.precision, compiled=compiled
+        )
+    options = GraphOptions(
+        runtime=require_runtime(choice.engine),
+        precision=choice.precision,
+        threads=torch.get_num_threads(),
+        parts=parts,
+    )
+    return GraphEngine(model.module, model.spec, scaling, options)
+
+
+def calibration_side(model: LoadedModel) -> int:
+    """Return the side of the calibration tile, a multiple of F, px."""
+    multiple = model.geometry.multiple_px
+    return -(-_TILE_PX // multiple) * multiple
+
+
+def calibration_tile(model: LoadedModel) -> NDArray[np.uint8]:
+    """Return a tile with plain areas, edges and noise, always the same one.
+
+    Args:
+        model: whose bands and lattice it fits.
+
+    Returns:
+        uint8 (1, bands, side, side).
+    """
+    side = calibration_side(model)
+    random = np.random.default_rng(0)
+    shape = 1, len(model.spec.bands), side, side
+    areas = random.integers(30, 220, (*shape[:2], side // 16 + 1, side // 16 + 1))
+    areas = areas.repeat(16, axis=2).repeat(16, axis=3)[:, :, :side, :side]
+    return np.clip(areas + random.normal(0, 8, shape), 0, 255).astype(np.uint8)
+
+
+def probabilities_of(model: LoadedModel, choice: EngineChoice) -> tuple[torch.Tensor, float]:
+    """Infer the calibration tile.
+
+    Args:
+        model: the network.
+        choice: what runs it.
+
+    Returns:
+        float32 (1, classes, side, side), and the least time of a few passes, seconds.
+    """
+    engine = _make(model, choice)
+    pixels = calibration_tile(model)
+    valid = np.ones((1, *pixels.shape[2:]), dtype=bool)
+    whole = slice(None), slice(None)
+    found, seconds = engine.probabilities(pixels, valid, whole), []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        engine.probabilities(pixels, valid, whole)
+        seconds.append(time.perf_counter() - start)
+    return found, min(seconds)
+
+
+def _make(model: LoadedModel, choice: EngineChoice) -> Engine:
+    n_bands = len(model.spec.bands)
+    bytes_ = Scaling(low=(0.0,) * n_bands, high=(255.0,) * n_bands, source="uint8")
+    return make_engine(model, bytes_, "cpu", choice)
+
+
+def _able(precision: str) -> tuple[str, ...]:
+    """Return the engines that are installed and compute in a precision on a CPU."""
+    names = () if precision == "int8" else (TORCH, COMPILED)
+    return names + tuple(
+        name for name, it in RUNTIMES.items() if precision in it.precisions and is_installed(name)
+    )
+
+
+def _choice(engine: str, precision: str, reason: str) -> EngineChoice:
+    version = runtime_version(engine) if engine in RUNTIMES else torch.__version__
+    return EngineChoice(engine=engine, version=version, precision=precision, reason=reason)
+
+
+def _fastest(model: LoadedModel, precision: str, able: list[str]) -> EngineChoice:
+    if not able:
+        raise DependencyError(
+            "int8 runs on a CPU in OpenVINO or ONNX Runtime: pip install 'tilingseg[openvino]' "
+            "and use --device cpu"
+        )
+    if able == [TORCH]:
+        return _choice(TORCH, precision, "no other engine is installed that could be used")
+    key = _memo_key(model, precision, able)
+    if (known := recall("engines", key)) is not None:
+        return _choice(known["engine"], precision, known["reason"])
+    choice = _measured(model, precision, able)
+    remember("engines", key, {"engine": choice.engine, "reason": choice.reason})
+    return choice
+
+
+def _measured(model: LoadedModel, precision: str, able: list[str]) -> EngineChoice:
+    """Run the engines on the calibration tile and take the fastest that agrees."""
+    exact, torch_s = probabilities_of(model, _choice(TORCH, "fp32", ""))
+    best, said = None, []
+    if TORCH in able:
+        if precision != "fp32":
+            _, torch_s = probabilities_of(model, _choice(TORCH, precision, ""))
+        best = torch_s, TORCH
+    for name in able:
+        if name == TORCH:
+            continue
+        try:
+            found, seconds = probabilities_of(model, _choice(name, precision, ""))
+        except (ModelError, RuntimeError) as error:
+            said.append(f"{name} cannot: {str(error).splitlines()[0]}")
+            continue
+        difference, limit = _difference(found - exact, precision, model.spec)
+        if difference > limit:
+            said.append(f"{name} differs from torch by {difference:.1e}, more than {limit:.1e}")
+        else:
+            said.append(
+                f"{name} differs from torch by {difference:.1e} and takes "
+                f"{seconds / torch_s:.2f} × its time"
+            )
+            if best is None or seconds < best[0]:
+                best = seconds, name
+    reason = "on a calibration tile, " + "; ".join(said)
+    if best is None:
+        raise ModelError(f"no engine computes this model in {precision}: {reason}")
+    return _choice(best[1], precision, reason)
+
+
+def _difference(change: torch.Tensor, precision: str, spec: ModelSpec) -> tuple[float, float]:
+    """Return how far two results are apart, and how far they may be."""
+    if precision == "fp32":
+        return change.abs().max().item(), FP32_LIMIT
+    expected = BF16_LIMIT if precision == "bf16" else INT8_MARGIN * (spec.int8_difference or 0.0)
+    return change.abs().mean().item(), expected
+
+
+def _memo_key(model: LoadedModel, precision: str, able: list[str]) -> str:
+    versions = [f"{name} {_choice(name, precision, '').version}" for name in able]
+    machine = platform.node(), torch.backends.cpu.get_cpu_capability(), str(os.cpu_count())
+    threads = str(torch.get_num_threads())
+    return json.dumps([model.sha256, __version__, precision, *versions, *machine, threads])

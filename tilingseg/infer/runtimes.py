@@ -1,0 +1,135 @@
+"""Other runtimes than PyTorch: ONNX Runtime and OpenVINO, each an extra of the package.
+
+Both take the bytes of an ONNX file and give a function. They run on the CPU here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilingseg.errors import DependencyError
+from tilingseg.model.graph import PIXELS
+
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""float32 (1, bands, height, width), normalised → logits, float32 (1, outputs, …). What it gives
+may be overwritten by its next call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Runs graphs on the CPU."""
+
+    package: str
+    """What is imported."""
+    precisions: tuple[str, ...]
+    """What it computes in."""
+    restate: bool
+    """See `quantize_graph`."""
+    prepare: Callable[[bytes, str, int], Forward]
+    """(content of an ONNX file, precision, processor threads) → the compiled graph."""
+
+
+def _prepare_onnx(data: bytes, _precision: str, threads: int) -> Forward:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that wait in a loop take the processor from those that decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = session.run(None, {PIXELS: pixels})[0]
+        return logits
+
+    return forward
+
+
+def _prepare_openvino(data: bytes, precision: str, threads: int) -> Forward:
+    core = _openvino().Core()
+    compiled = core.compile_model(
+        core.read_model(data),
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "NUM_STREAMS": 1,
+            # Several processes of one machine would all choose the same cores.
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
+    request = compiled.create_infer_request()
+
+    def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = request.infer([pixels], share_inputs=True, share_outputs=True)
+        logits: NDArray[np.float32] = found[0]
+        return logits
+
+    return forward
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without the package by which it reports to its makers that it was."""
+    unwanted = "openvino_telemetry"
+    if "openvino" not in sys.modules and unwanted not in sys.modules:
+        sys.modules[unwanted] = None  # type: ignore[assignment]
+        try:
+            import openvino
+        finally:
+            del sys.modules[unwanted]
+    import openvino
+
+    return openvino
+
+
+RUNTIMES: MappingProxyType[str, Runtime] = MappingProxyType(
+    {
+        "onnx": Runtime(
+            package="onnxruntime",
+            precisions=("fp32", "int8"),
+            restate=True,
+            prepare=_prepare_onnx,
+        ),
+        "openvino": Runtime(
+            package="openvino",
+            precisions=("fp32", "bf16", "int8"),
+            restate=False,
+            prepare=_prepare_openvino,
+        ),
+    }
+)
+"""By the names of their extras."""
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a runtime and the package that writes its graphs are installed."""
+    return all(importlib.util.find_spec(part) for part in (RUNTIMES[name].package, "onnx"))
+
+
+def runtime_version(name: str) -> str:
+    """Return the version of a runtime: another one may round differently."""
+    return importlib.metadata.version(RUNTIMES[name].package)
+
+
+def require_runtime(name: str) -> Runtime:
+    """Return a runtime that can be used.
+
+    Raises:
+        DependencyError: it is not installed; names the extra.
+    """
+    if not is_installed(name):
+        raise DependencyError(
+            f"engine {name} is not installed: pip install 'tilingseg[{name}]', "
+            "or use --engine torch"
+        )
+    return RUNTIMES[name]
