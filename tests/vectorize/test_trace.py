@@ -11,6 +11,7 @@ from rasterio.features import shapes
 from tilingseg.errors import SceneError, VectorizeError
 from tilingseg.records import NODATA, Georef
 from tilingseg.vectorize import trace as trace_module
+from tilingseg.vectorize.diagonals import trace_diagonal
 from tilingseg.vectorize.trace import TraceOptions, trace
 
 
@@ -106,6 +107,51 @@ class TestTheLaws:
             for shape in trace(ArrayMask(mask), 1, options)
         ]
         assert last == sorted(last)
+
+
+class TestDiagonals:
+    """8-connected components: what GDAL gives for them, made valid."""
+
+    @staticmethod
+    def expected(mask, value):
+        inside = np.asarray(mask) == value
+        traced = shapes(inside.astype("u1"), inside, connectivity=8)
+        valid = [shapely.make_valid(shapely.geometry.shape(shape)) for shape, _ in traced]
+        return sorted(shapely.to_wkt(shapely.normalize(one), -1) for one in valid)
+
+    @staticmethod
+    def found(groups):
+        for group in groups:
+            parts = [shape.polygon for shape in group]
+            yield shapely.MultiPolygon(parts) if len(parts) > 1 else parts[0]
+
+    @settings(max_examples=200, deadline=None)
+    @given(mask=masks, value=st.sampled_from([1, 2]), options=walks)
+    def test_groups_are_those_of_the_whole_raster(self, mask, value, options):
+        found = list(self.found(trace_diagonal(ArrayMask(mask), value, options)))
+        assert all(geometry.is_valid for geometry in found)
+        texts = sorted(shapely.to_wkt(shapely.normalize(geometry), -1) for geometry in found)
+        assert texts == self.expected(mask, value)
+
+    @settings(max_examples=50, deadline=None)
+    @given(mask=masks, options=walks)
+    def test_groups_come_in_the_order_of_their_last_pixel(self, mask, options):
+        groups = list(trace_diagonal(ArrayMask(mask), 1, options))
+        lasts = [[shape.last for shape in group] for group in groups]
+        assert lasts == sorted(map(sorted, lasts), key=max)
+
+    def test_noise_of_many_seams_equals_the_whole_raster(self):
+        mask = (np.random.default_rng(3).random((150, 170)) < 0.35).astype(np.uint8)
+        groups = list(self.found(trace_diagonal(ArrayMask(mask), 1, TraceOptions(band_px=7))))
+        texts = sorted(shapely.to_wkt(shapely.normalize(geometry), -1) for geometry in groups)
+        assert texts == self.expected(mask, 1)
+
+    def test_a_complete_group_comes_before_the_mask_is_read_to_its_end(self):
+        mask = ArrayMask(np.eye(400, dtype=np.uint8) * (np.arange(400) < 5))
+        groups = trace_diagonal(mask, 1, TraceOptions(band_px=10, workers=1))
+        assert len(next(groups)) == 5
+        assert max(window.row_stop for window in mask.windows) < 100
+        groups.close()
 
 
 class TestShapesOfManyBands:

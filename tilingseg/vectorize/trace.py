@@ -10,7 +10,8 @@ to come, and depends neither on the height of the bands nor on the number of wor
 holds a band, one strip per worker, and the corners of the shapes that reach over the last row.
 
 Pixels that touch only diagonally are not connected: joined, they would make polygons that touch
-themselves, which are invalid. Filters and simplification belong to those who use the shapes.
+themselves, which are invalid; `diagonals` gathers such shapes into groups. Filters and
+simplification belong to those who use the shapes.
 """
 
 from __future__ import annotations
