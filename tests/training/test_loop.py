@@ -64,14 +64,14 @@ def data(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for name in ("one", "two"):
+    for name, x in (("one", 5e5), ("two", 6e5)):
         mask = np.zeros((72, 80), np.uint8)
         for row, col in rng.integers(0, 64, (8, 2)):
             mask[row : row + 8, col : col + 8] = 1
         pixels = rng.integers(20, 90, (3, 72, 80)) + mask * 130
         for suffix, values in (("rgb", pixels), ("mask", mask[None])):
             profile = {"count": len(values), "height": 72, "width": 80, "dtype": "uint8"}
-            profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
+            profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, x, 0, -1, 5e6)}
             with rasterio.open(folder / f"{name}_{suffix}.tif", "w", **profile) as dataset:
                 dataset.write(values.astype(np.uint8))
     return folder

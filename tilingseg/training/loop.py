@@ -29,6 +29,7 @@ from tilingseg.model.normalize import normalize
 from tilingseg.training.checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
 from tilingseg.training.group import join_group
 from tilingseg.training.journal import LOG, Journal, draw_samples
+from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
 from tilingseg.training.samples import draw_batch, unit_scaling
 from tilingseg.training.sources import load_sources
@@ -88,6 +89,7 @@ def train(
         torch.set_num_threads(threads)
     training = load_sources(recipe, data, "train")
     held_out = load_sources(recipe, data, "validation")
+    refuse_leaks(training, held_out)
     group = join_group()
     try:
         return _train(recipe, (training, held_out), out, group, progress)

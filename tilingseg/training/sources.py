@@ -29,7 +29,7 @@ from pyproj.exceptions import ProjError
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
-from rasterio.warp import reproject
+from rasterio.warp import reproject, transform_bounds
 
 from tilingseg.errors import TrainingError
 from tilingseg.grid import Window
@@ -55,6 +55,18 @@ _COARSER = 0.9
 """A raster of at least this share of the model's GSD keeps its own pixels."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the pixels of a labelled raster come from."""
+
+    uri: str
+    """The file."""
+    window: Window
+    """Its part that is used, px of the grid it was read on."""
+    lonlat: tuple[float, float, float, float] | None
+    """West, south, east, north of that part, degrees; None: nobody can say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelledRaster:
     """Pixels and labels of one raster, or of its labelled part, in memory."""
@@ -75,6 +87,8 @@ class LabelledRaster:
     """Stored values that become 0 and 1."""
     anchors: tuple[NDArray[np.int64], ...]
     """(n, 2) row and column of some positive pixels, for each class that has any."""
+    place: Place | None = None
+    """Where the pixels come from; None: from nowhere, as in a drawing."""
 
 
 def load_sources(recipe: TrainingRecipe, folder: Path, split: str) -> tuple[LabelledRaster, ...]:
@@ -148,7 +162,20 @@ def _load(
         gsd_m=gsd_m,
         scaling=scaling,
         anchors=_anchors(labels, recipe.seed),
+        place=Place(uri=str(path), window=window, lonlat=_lonlat(reader.scene, window)),
     )
+
+
+def _lonlat(scene: Scene, window: Window) -> tuple[float, float, float, float] | None:
+    if scene.georef.crs is None:
+        return None
+    a, b, c, d, e, f = scene.georef.transform
+    cols, rows = (window.col, window.col_stop), (window.row, window.row_stop)
+    corners = [(a * x + b * y + c, d * x + e * y + f) for x in cols for y in rows]
+    xs, ys = zip(*corners, strict=True)
+    bounds = transform_bounds(scene.georef.crs, "EPSG:4326", min(xs), min(ys), max(xs), max(ys))
+    west, south, east, north = (float(value) for value in bounds)
+    return west, south, east, north
 
 
 def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[SceneReader, float]:

@@ -1,0 +1,139 @@
+"""Splits that share or touch ground are refused; others are not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from scipy import ndimage
+
+from tilingseg.errors import TrainingError
+from tilingseg.training.leaks import refuse_leaks
+from tilingseg.training.loop import train
+from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
+from tilingseg.training.sources import load_sources
+
+DATA = Path(os.environ.get("TILINGSEG_DATA", Path(__file__).parents[3] / "shared" / "data"))
+SIDE = 128
+
+
+@pytest.fixture(scope="module")
+def town():
+    """One large picture with details of all sizes."""
+    rng = np.random.default_rng(0)
+    layers = [
+        ndimage.gaussian_filter(rng.normal(size=(2 * SIDE, 3 * SIDE)), s) * s for s in (1, 3, 9)
+    ]
+    picture = sum(layers)
+    return np.uint8((picture - picture.min()) / np.ptp(picture) * 250)
+
+
+def make_recipe(rasters, held_out, **changes):
+    source = SourceRecipe(
+        name="town",
+        split="train",
+        rasters=rasters,
+        mask="mask.png",
+        classes=(ClassLabel(name="thing", values=(1,)),),
+        licence="drawn",
+    )
+    return TrainingRecipe(
+        name="t",
+        classes=("thing",),
+        bands=("grey",),
+        mean=(0.5,),
+        std=(0.2,),
+        sources=(source, dataclasses.replace(source, split="validation", rasters=held_out)),
+        schedule=Schedule(steps=1, window_px=32, batch_size=1),
+        **changes,
+    )
+
+
+def write(folder, **pictures):
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[40:80, 30:60] = 1
+    Image.fromarray(mask).save(folder / "mask.png")
+    for name, (pixels, quality) in pictures.items():
+        Image.fromarray(pixels).save(folder / f"{name}.jpg", quality=quality)
+
+
+def check(recipe, folder):
+    refuse_leaks(load_sources(recipe, folder, "train"), load_sources(recipe, folder, "validation"))
+
+
+def test_parts_that_continue_in_each_other_are_refused(town, tmp_path):
+    parts = [town[:SIDE, k * SIDE : (k + 1) * SIDE] for k in range(3)]
+    below = town[SIDE:, :SIDE]
+    write(tmp_path, a=(parts[0], 85), b=(parts[1], 85), c=(parts[2], 85), d=(below, 85))
+    for one, other in (("a", "b"), ("b", "a"), ("a", "d"), ("d", "a")):
+        with pytest.raises(TrainingError, match=f"'{one}' .* '{other}' .* continue in each other"):
+            check(make_recipe(f"{one}.jpg", f"{other}.jpg"), tmp_path)
+    check(make_recipe("a.jpg", "c.jpg"), tmp_path)
+    with pytest.raises(TrainingError, match="must not be learnt"):
+        train(make_recipe("a.jpg", "b.jpg"), tmp_path, tmp_path / "out")
+
+
+def test_one_picture_under_two_names_is_refused(town, tmp_path):
+    a = town[:SIDE, :SIDE]
+    write(tmp_path, a=(a, 95), again=(a, 40), c=(town[SIDE:, 2 * SIDE :], 95))
+    with pytest.raises(TrainingError, match="show the same picture"):
+        check(make_recipe("a.jpg", "again.jpg"), tmp_path)
+    check(make_recipe("a.jpg", "c.jpg"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("east_m", "refused"), [(0, True), (100, True), (SIDE, True), (SIDE + 5, False)]
+)
+def test_ground_that_overlaps_or_touches_on_the_map_is_refused(tmp_path, east_m, refused):
+    rng = np.random.default_rng(1)
+    write(tmp_path)
+    for name, x in (("a", 5e5), ("b", 5e5 + east_m)):
+        profile = {"count": 1, "height": SIDE, "width": SIDE, "dtype": "uint8"}
+        profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, x, 0, -1, 5e6)}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", **profile) as dataset:
+            dataset.write(rng.integers(0, 255, (1, SIDE, SIDE), dtype=np.uint8))
+    recipe = make_recipe("a.tif", "b.tif")
+    if refused:
+        with pytest.raises(TrainingError, match="overlap or touch on the map"):
+            check(recipe, tmp_path)
+    else:
+        check(recipe, tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "refused"), [((0.5, 1.0), True), ((0.6, 1.0), False)])
+def test_rows_of_one_file_must_not_touch(town, tmp_path, rows, refused):
+    write(tmp_path, a=(town[:SIDE, :SIDE], 95))
+    recipe = make_recipe("a.jpg", "a.jpg")
+    first, second = recipe.sources
+    sources = (dataclasses.replace(first, rows=(0, 0.5)), dataclasses.replace(second, rows=rows))
+    recipe = dataclasses.replace(recipe, sources=sources)
+    if refused:
+        with pytest.raises(TrainingError, match="overlap or touch in one file"):
+            check(recipe, tmp_path)
+    else:
+        check(recipe, tmp_path)
+
+
+def test_parts_of_a_real_mosaic_are_found(tmp_path):
+    if not (DATA / "dubai").is_dir():
+        pytest.skip("needs the Dubai tiles")
+    recipe = make_recipe("dubai/images/*.jpg", "dubai/images/*.jpg")
+    train, held_out = (
+        dataclasses.replace(
+            source,
+            include=(f"tile{tile}_part00[{part}].jpg",),
+            mask="dubai/masks_index/{}.png",
+        )
+        for source, (tile, part) in zip(recipe.sources, ((3, "1-5"), (3, "6-9")), strict=True)
+    )
+    recipe = dataclasses.replace(recipe, bands=("red", "green", "blue"), mean=(0.5,) * 3)
+    recipe = dataclasses.replace(recipe, std=(0.2,) * 3, sources=(train, held_out))
+    with pytest.raises(TrainingError, match="continue in each other"):
+        check(recipe, DATA)
+    other = dataclasses.replace(held_out, include=("tile2_part00[12].jpg",))
+    check(dataclasses.replace(recipe, sources=(train, other)), DATA)
