@@ -128,6 +128,13 @@ class SceneReaderContract:
             spread = case.pixels[:, case.valid].astype(float).std()
             np.testing.assert_allclose(seen, expected, atol=0.3 * spread + 1e-6)
 
+    def test_windows_with_data_are_never_called_empty(self, case, reader):
+        height, width = case.valid.shape
+        for window in some_windows(height, width, count=100):
+            rows = slice(window.row, window.row_stop)
+            if case.valid[rows, window.col : window.col_stop].any():
+                assert reader.may_hold_data(window)
+
     def test_a_reduced_scene_of_no_pixels_is_refused(self, reader):
         with pytest.raises(SceneError, match="at least 1 px"):
             reader.read_reduced(0)

@@ -17,12 +17,13 @@ UTM = Georef(
 class ArrayReader:
     """A SceneReader over an array (bands, height, width); counts and may fail on purpose."""
 
-    def __init__(self, pixels, valid=None, georef=UTM, fail_at=None):
+    def __init__(self, pixels, valid=None, georef=UTM, fail_at=None, has_overview=False):
         self.pixels = pixels
         n_bands, height, width = pixels.shape
         self.valid = np.ones((height, width), dtype=bool) if valid is None else valid
         self.windows = []
         self.fail_at = fail_at
+        self.has_overview = has_overview
         self._lock = threading.Lock()
         self.scene = Scene(
             uri="memory",
@@ -46,6 +47,14 @@ class ArrayReader:
             replace(window, row=0, col=0, height=self.scene.height, width=self.scene.width)
         )
         return self.pixels[:, *inside].copy(), self.valid[inside].copy()
+
+    def may_hold_data(self, window):
+        inside = window.intersection(
+            replace(window, row=0, col=0, height=self.scene.height, width=self.scene.width)
+        )
+        if not self.has_overview or inside is None:
+            return not self.has_overview
+        return bool(self.valid[inside.row : inside.row_stop, inside.col : inside.col_stop].any())
 
     def read_reduced(self, max_side_px):
         step = max(1, -(-max(self.valid.shape) // max_side_px))

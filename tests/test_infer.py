@@ -129,6 +129,18 @@ class TestPredict:
         assert [row[0].probability is None for row in rows] == [False, True, False]
         assert (tally.n_tiles, tally.n_tiles_nodata, tally.n_tiles_outside) == (2, 1, 0)
 
+    def test_tiles_that_an_overview_shows_to_be_empty_are_not_read(self, pool):
+        grid = TileGrid(height=60, width=10, tile_size_px=14, overlap_px=4)
+        valid = np.zeros((60, 10), dtype=bool)
+        valid[:10] = True
+        tally = Tally()
+        reader = ArrayReader(random_pixels(60, 10), valid, has_overview=True)
+        rows = list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, tally))
+        # the second tile reads data in its halo and none to write
+        assert [window.row for window in reader.windows] == [0, 8]
+        assert [row[0].probability is None for row in rows] == [False] + [True] * 5
+        assert (tally.n_tiles, tally.n_tiles_nodata) == (1, 5)
+
     def test_blended_tiles_are_inferred_where_any_pixel_is_valid(self, pool):
         grid = TileGrid(height=30, width=10, tile_size_px=14, overlap_px=4)
         valid = np.ones((30, 10), dtype=bool)

@@ -112,6 +112,16 @@ class SceneReader(Protocol):
             SceneError: the window is outside the scene or cannot be read.
         """
 
+    def may_hold_data(self, window: Window) -> bool:
+        """Tell whether a window may hold a valid pixel, from overviews alone.
+
+        Args:
+            window: pixels of `scene`; it may reach beyond.
+
+        Returns:
+            False: it is not worth reading. True where the scene has no overview that tells.
+        """
+
     def read_reduced(self, max_side_px: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read the whole scene, reduced so that its longer side is at most `max_side_px`.
 

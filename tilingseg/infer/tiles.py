@@ -5,9 +5,10 @@ part of their tile, so that it holds the same tiles whenever and wherever its re
 same bits after a restart or on another worker. Reader threads decode the next tiles in their stored
 data type while the network works.
 
-Tiles whose area lies outside the area of interest are not read, tiles without a valid pixel are
-not inferred. Pixels past the scene and pixels without data reach the network as zeros after
-normalisation, which is what the network's own zero padding gives.
+Tiles whose area lies outside the area of interest are not read, nor are those that an overview
+shows to be empty, halo included; other tiles without a valid pixel are not inferred. Pixels past
+the scene and pixels without data reach the network as zeros after normalisation, which is what the
+network's own zero padding gives.
 """
 
 from __future__ import annotations
@@ -172,9 +173,9 @@ def _load(tile: Tile, source: TileSource) -> _Loaded:
     scene = source.reader.scene
     used = _inside(tile.window if source.whole_tile else tile.core, scene.height, scene.width)
     area = source.area_mask(used)
-    if area is None:
+    if area is None or not source.reader.may_hold_data(tile.window):
         nothing = np.zeros((used.height, used.width), dtype=bool)
-        return _Loaded(tile=tile, used=used, counts=nothing, outside=True)
+        return _Loaded(tile=tile, used=used, counts=nothing, outside=area is None)
     readable = _inside(tile.window, scene.height, scene.width)
     try:
         pixels, valid = source.reader.read(readable)

@@ -8,12 +8,14 @@ context that the window's edge needs, and resampled on a lattice that belongs to
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
+from tilingseg.readers.coverage import Coverage, read_coverage
 from tilingseg.readers.georef import fit_grid
 from tilingseg.readers.resample import Axis, resample
 from tilingseg.records import Scene
@@ -54,6 +56,8 @@ class RasterReader:
         self._source = source
         self._gsd_m = gsd_m
         self._scale = grid.scale
+        self._coverage: Coverage | None = None
+        self._lock = threading.Lock()
         self._scene = Scene(
             uri=info.uri,
             name=info.name,
@@ -115,6 +119,13 @@ class RasterReader:
         if size.height * size.width > _PREVIEW_PX:
             return self._sampled(target, level, scale)
         return self._resampled(target, level, scale)
+
+    def may_hold_data(self, window: Window) -> bool:
+        """Tell whether a window may hold a valid pixel; see `SceneReader.may_hold_data`."""
+        with self._lock:  # read once, when the first tile asks
+            if self._coverage is None:
+                self._coverage = read_coverage(self._source)
+        return self._coverage.may_hold_data(window, self._scale)
 
     def close(self) -> None:
         """Release every handle; reading afterwards opens new ones."""
