@@ -41,7 +41,7 @@ _BATCH = 256
 """Shapes that travel to a worker together."""
 _FEW_BATCHES = 4
 """Batches that the calling process does before it asks others for help."""
-_MARGIN_PX = 16
+_MARGIN_PX = 12
 """Pixels looked at around a shape: more than twice what a footprint may leave it, so that what
 lies farther away cannot meet it."""
 

@@ -45,7 +45,7 @@ def barred_pixels(own: NDArray[np.bool_], around: Surroundings) -> NDArray[np.in
         return np.zeros((0, 2), np.intp)
     # Footprints may reach past the edge of the scene; there too, every pixel has one owner.
     pad = _CELL_PX + 1
-    row, col = np.nonzero(_border(np.pad(own, pad), np.pad(others, pad)))
+    row, col = np.nonzero(_border(_framed(own, pad), _framed(others, pad)))
     return np.stack([col + around.col - pad, row + around.row - pad], axis=1)
 
 
@@ -91,6 +91,13 @@ def fill(traced: Polygon, around: Surroundings) -> NDArray[np.bool_]:
     rows = np.arange(length.sum()) + np.repeat(low - start, length)
     crossings[rows, np.repeat(x, length)] = True
     return np.logical_xor.accumulate(crossings, axis=1)[:, :width]
+
+
+def _framed(mask: NDArray[np.bool_], width_px: int) -> NDArray[np.bool_]:
+    height, width = mask.shape
+    result = np.zeros((height + 2 * width_px, width + 2 * width_px), bool)
+    result[width_px : width_px + height, width_px : width_px + width] = mask
+    return result
 
 
 def _border(own: NDArray[np.bool_], others: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -44,7 +44,9 @@ _MIN_RADIUS_PX = 4.0
 """A smaller circle cannot be told from a square with rounded corners."""
 _ROUND = 3.0
 """A circle strays from its points by no more than this times what the outline does locally, px²
-each."""
+each ..."""
+_ROUND_PX2 = 0.5
+"""... or by this, for wobble is longer than what is local."""
 _CIRCLE_PRICE = 5
 """A circle has fewer parameters than four walls but is rarer: the price of five."""
 
@@ -62,6 +64,10 @@ _STRAY_PX = 0.8
 """Root mean square distance between outline and walls that wobble explains."""
 _GAIN_PX = 0.1
 """... and by how much the second fit must be nearer."""
+_MOST_SIDES = 6
+"""What looks round and has no more sides than this is a polygon ..."""
+_SIDES_GAIN = 0.7
+"""... if the outline strays from them by less than this share of what it does from a circle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -110,21 +116,31 @@ def fit_rings(outlines: Outlines, kinds: NDArray[np.bool_], may_be_round: NDArra
     if may_be_round.any():
         fit = _with_circles(fit, may_be_round, price, rough)
     strict = not kinds[FREE]
-    strays_far = ~(fit.stray_px <= _STRAY_PX)
+    again = ~(fit.stray_px <= _STRAY_PX)
+    again[list(fit.circles)] = True
     if strict:
-        strays_far |= ~are_right(fit.walls, fit.corners)
-    again = np.flatnonzero(strays_far)
-    if len(again):
+        again |= ~are_right(fit.walls, fit.corners)
+    rings = np.flatnonzero(again)
+    if len(rings):
         # Small parts of a small building cannot pay the full price, yet leaving them out shows.
-        few = outlines.take(again)
-        finer = _fit_walls(few, Moments.of(few), breaks.take(again), kinds, price[again] * _SHARE)
-        better = np.isfinite(finer.stray_px)
-        if not strict:
-            better &= finer.stray_px < fit.stray_px[again] - _GAIN_PX
-        fit = _with_rings(fit, again[better], finer, np.flatnonzero(better))
+        few = outlines.take(rings)
+        finer = _fit_walls(few, Moments.of(few), breaks.take(rings), kinds, price[rings] * _SHARE)
+        better = np.flatnonzero(_is_better(finer, fit, rings, strict))
+        fit = _with_rings(fit, rings[better], finer, better)
     if strict:
         fit.stray_px[~are_right(fit.walls, fit.corners)] = np.inf
     return fit
+
+
+def _is_better(finer: Fit, fit: Fit, rings: Indexes, strict: bool) -> NDArray[np.bool_]:
+    """Tell which rings are described better by walls at a lower price."""
+    if strict:
+        return np.isfinite(finer.stray_px)
+    before, now = fit.stray_px[rings], finer.stray_px
+    # The sides of a hexagon are dear; a tank would take more of them and gain little.
+    has_sides = (finer.walls.counts <= _MOST_SIDES) & (now < _SIDES_GAIN * before)
+    is_round = np.isin(rings, list(fit.circles))
+    return np.where(is_round, has_sides, np.isfinite(now) & (now < before - _GAIN_PX))
 
 
 def settled_corners(
@@ -184,6 +200,7 @@ def _with_rings(fit: Fit, rings: Indexes, other: Fit, chosen: Indexes) -> Fit:
         corners=corners[:, place],
         evidence=evidence,
         stray_px=stray_px,
+        circles={ring: fit.circles[ring] for ring in fit.circles.keys() - set(rings.tolist())},
     )
 
 
@@ -197,7 +214,7 @@ def _with_circles(
     found = fit_circles(fit.outlines)
     n = fit.outlines.n_points
     is_round = may_be_round & (found.radius_px >= _MIN_RADIUS_PX)
-    is_round &= found.squares <= _ROUND * n * np.maximum(rough, _CLEAN_PX2)
+    is_round &= found.squares <= n * np.maximum(_ROUND * rough, _ROUND_PX2)
     is_round &= found.squares + _CIRCLE_PRICE * price < fit.walls.cost
     return replace(
         fit,

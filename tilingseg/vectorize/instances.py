@@ -50,9 +50,9 @@ _STRAIGHT_DROP = 0.16
 """The same along the straight line through a valley, at its deepest within a pixel."""
 _DROPS = (0.03, 0.06, 0.09, 0.12, 0.15)
 """Shallower valleys are removed first, in this order."""
-_DROP_PX = 0.6
+_DROP_PX = 0.8
 """... and lower still where it is short: plus this over its length in px."""
-_RIM_PX = 3
+_RIM_PX = 2
 """Pixels at the rim of a shape where the probability falls off anyway."""
 _MIN_VALLEY_PX = 4
 """Low pixels inside a shape below which no valley is looked for."""
