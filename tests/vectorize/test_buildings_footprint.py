@@ -9,7 +9,7 @@ from shapely import affinity
 from shapely.geometry import Point, Polygon, box
 
 from tests.bench.building_scenes import KINDS, one
-from tilingseg.vectorize.footprint import Part, fit_footprints
+from tilingseg.vectorize.footprint import Part, begun_at_the_top, fit_footprints
 from tilingseg.vectorize.outlines import (
     Moments,
     Outlines,
@@ -260,3 +260,18 @@ def test_a_footprint_does_not_depend_on_its_company_to_the_last_bit():
 
 def test_no_parts_give_no_footprints():
     assert fit_footprints([]) == []
+
+
+def test_rings_begin_at_their_first_corner_in_row_major_order():
+    house = (
+        box(0, 0, 9, 6).difference(box(2, 2, 4, 4)).difference(affinity.rotate(box(5, 2, 7, 4), 9))
+    )
+    tower = affinity.rotate(box(20, 0, 30, 10), 30)
+    made = begun_at_the_top(np.array([house, tower]))
+    for before, now in zip((house, tower), made, strict=True):
+        assert now.equals(before)
+        for old, ring in zip(shapely.get_rings(before), shapely.get_rings(now), strict=True):
+            assert shapely.is_ccw(old) == shapely.is_ccw(ring)
+            corners = shapely.get_coordinates(ring)
+            assert len(corners) == len(old.coords)
+            assert tuple(corners[0]) == min(map(tuple, corners), key=lambda xy: xy[::-1])

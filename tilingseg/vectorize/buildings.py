@@ -22,7 +22,7 @@ import shapely
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
 from tilingseg.vectorize.clearance import barred_pixels, fill, keep_clear
-from tilingseg.vectorize.footprint import Part, Regularize, fit_footprints
+from tilingseg.vectorize.footprint import Part, Regularize, begun_at_the_top, fit_footprints
 from tilingseg.vectorize.instances import dissolve_overlaps, separate
 from tilingseg.vectorize.outlines import Probability
 from tilingseg.vectorize.surroundings import BlockReader, Surroundings
@@ -194,24 +194,25 @@ def _fit_batch(
     taken_apart = [_take_apart(task, options, min_hole_px2) for task in batch]
     parts = [part for shape in taken_apart for part in shape.parts]
     fitted = iter(fit_footprints(parts, options.regularize, ground.scale))
-    features = []
+    found: list[Polygon] = []
+    owners: list[Shape] = []
     for task, shape in zip(batch, taken_apart, strict=True):
         polygons = [
             keep_clear(polygon, part.polygon, shape.barred)
             for part, polygon in zip(shape.parts, fitted, strict=False)
         ]
-        if len(polygons) > 1:
-            polygons = dissolve_overlaps(polygons)
-        features += [
-            Feature(
-                class_name=classes[task.shape.value - 1],
-                geometry=polygon,
-                confidence=task.shape.confidence,
-                last=task.shape.last,
-            )
-            for polygon in polygons
-        ]
-    return features
+        found += polygons if len(polygons) == 1 else dissolve_overlaps(polygons)
+        owners += [task.shape] * (len(found) - len(owners))
+    polygons = begun_at_the_top(np.array(found)) if found else []
+    return [
+        Feature(
+            class_name=classes[owner.value - 1],
+            geometry=polygon,
+            confidence=owner.confidence,
+            last=owner.last,
+        )
+        for owner, polygon in zip(owners, polygons, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -26,7 +26,7 @@ from tilingseg.vectorize.outlines import (
     turning_points,
 )
 from tilingseg.vectorize.partition import FREE
-from tilingseg.vectorize.ragged import spread
+from tilingseg.vectorize.ragged import first_largest, spread
 from tilingseg.vectorize.walls import main_directions
 
 if TYPE_CHECKING:
@@ -134,6 +134,22 @@ def simplified(polygons: NDArray[np.object_], tolerance_px: float = 1.0) -> NDAr
     area = shapely.area(polygons)
     kept = (np.abs(shapely.area(result) - area) <= _MAX_LOSS * area) & shapely.is_valid(result)
     return np.asarray(np.where(kept, result, polygons))
+
+
+def begun_at_the_top(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Let every ring begin at its first corner in row-major order, as traced shells do."""
+    kind, corners, offsets = shapely.to_ragged_array(polygons)
+    x, y = corners.T
+    rings = offsets[0].astype(np.intp)
+    highest = first_largest(-y, rings)
+    row, place = spread(np.diff(rings) - 1)
+    level = y == np.repeat(y[highest], np.diff(rings))
+    start = first_largest(np.where(level, -x, -np.inf), rings) - rings[:-1]
+    moved = rings[row] + (place + start[row]) % (np.diff(rings) - 1)[row]
+    result = corners.copy()
+    result[rings[row] + place] = corners[moved]
+    result[rings[1:] - 1] = result[rings[:-1]]
+    return np.asarray(shapely.from_ragged_array(kind, result, offsets))
 
 
 def _first(counts: Indexes) -> Indexes:
