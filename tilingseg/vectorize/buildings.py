@@ -203,7 +203,7 @@ def _fit_batch(
         ]
         found += polygons if len(polygons) == 1 else dissolve_overlaps(polygons)
         owners += [task.shape] * (len(found) - len(owners))
-    polygons = begun_at_the_top(np.array(found)) if found else []
+    placed = begun_at_the_top(np.array(found)).tolist() if found else []
     return [
         Feature(
             class_name=classes[owner.value - 1],
@@ -211,7 +211,7 @@ def _fit_batch(
             confidence=owner.confidence,
             last=owner.last,
         )
-        for owner, polygon in zip(owners, polygons, strict=True)
+        for owner, polygon in zip(owners, placed, strict=True)
     ]
 
 
