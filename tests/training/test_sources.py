@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+
 import geopandas
 import numpy as np
 import pytest
 import rasterio
+from scipy import ndimage
 from shapely import box
 
 from tilingseg.errors import TrainingError
+from tilingseg.training.labels import held_out_blocks
+from tilingseg.training.leaks import refuse_leaks
+from tilingseg.training.loop import train
 from tilingseg.training.losses import UNKNOWN, LossOptions
 from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
-from tilingseg.training.sources import load_sources
+from tilingseg.training.sources import load_sources, refuse_absent_classes
 
 CRS = "EPSG:32633"
 
@@ -27,10 +33,10 @@ def write_raster(path, values, *, pixel_m=1.0, origin=(500_000, 5_000_000), crs=
         dataset.write(values)
 
 
-def make_recipe(*sources, gsd_m=1.0):
+def make_recipe(*sources, gsd_m=1.0, one=False):
     return TrainingRecipe(
         name="t",
-        classes=("building", "road"),
+        classes=("building",) if one else ("building", "road"),
         bands=("red", "green", "blue"),
         gsd_m=gsd_m,
         mean=(0.5,) * 3,
@@ -213,3 +219,109 @@ def test_a_recipe_without_a_gsd_takes_pixels_as_they_are(folder):
     assert raster.gsd_m == 1.0
     np.testing.assert_array_equal(raster.pixels, stored(folder / "a_rgb.tif")[:, :, :45])
     assert make_recipe(make_source(), gsd_m=None).spec().gsd_m is None
+
+
+def test_blocks_are_learnt_or_measured_and_never_both(folder):
+    write_raster(folder / "a_mask.tif", np.ones((40, 50), np.uint8))
+    write_raster(folder / "a_rgb.tif", np.full((3, 40, 50), 9, np.uint8), pixel_m=4.0)
+    write_raster(folder / "a_mask.tif", np.ones((40, 50), np.uint8), pixel_m=4.0)
+    source = make_source(split="blocks", block_px=100, held_out=0.25)
+    recipe = make_recipe(source, gsd_m=1.0)
+    (learnt,) = load_sources(recipe, folder, "train")
+    (measured,) = load_sources(recipe, folder, "validation")
+    assert load_sources(recipe, folder, "test") == ()
+    known = measured.labels[0] != UNKNOWN
+    assert known.sum() == 20 * 25  # one of 2 × 2 blocks of about 100 m
+    assert measured.valid.all()  # what is around it may be seen
+    near = ndimage.distance_transform_edt(~known) <= 16
+    np.testing.assert_array_equal(learnt.valid, ~near)
+    np.testing.assert_array_equal(learnt.labels[0] == 1, ~near)
+    again = load_sources(recipe, folder, "validation")[0].labels
+    np.testing.assert_array_equal(again, measured.labels)
+    refuse_leaks((learnt,), (measured,))
+    small = make_recipe(make_source(split="blocks", block_px=512))
+    with pytest.raises(TrainingError, match="less than two blocks of 128 px; choose a smaller"):
+        load_sources(small, folder, "train")
+
+
+def test_the_same_ground_is_held_out_at_any_pixel_size():
+    recipe = make_recipe(make_source(split="blocks", block_px=64, held_out=0.3), gsd_m=0.5)
+    (source,) = recipe.sources
+    coarse = held_out_blocks((101, 160), 1.0, "a.tif", source, recipe)
+    fine = held_out_blocks((202, 320), 0.5, "a.tif", source, recipe)
+    differs = np.kron(coarse, np.ones((2, 2), bool)) != fine
+    assert differs.mean() < 0.01  # the lines between blocks may fall half a pixel apart
+    assert 0.2 < coarse.mean() < 0.4
+
+
+POLYGON = box(500_005, 4_999_970, 500_020, 4_999_990)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (lambda: frame_of(POLYGON).set_crs(None, allow_override=True), "have no CRS, a_rgb is in"),
+        (lambda: frame_of(box(6e5, 5e6, 6e5 + 9, 5e6 + 9)), "do not overlap a_rgb at 500000,"),
+        (lambda: frame_of(box(1, 2, 3, 4)).set_crs(4326, allow_override=True), "do not overlap"),
+    ],
+)
+def test_vectors_that_lie_elsewhere_are_refused(folder, frame, message):
+    with warnings.catch_warnings(action="ignore"):  # a missing CRS is what is tested
+        frame().to_file(folder / "a.gpkg")
+    classes = (ClassLabel(name="building", vectors="{}.gpkg"),)
+    with pytest.raises(TrainingError, match=message) as caught:
+        load_sources(make_recipe(make_source(classes=classes, mask=None)), folder, "train")
+    assert "\n" not in str(caught.value)
+
+
+def frame_of(polygon):
+    return geopandas.GeoDataFrame(geometry=[polygon], crs=CRS)
+
+
+@pytest.mark.parametrize("suffix", ["geojson", "gpkg", "fgb"])
+def test_vectors_in_any_crs_are_burnt_at_the_gsd_of_the_model(folder, suffix):
+    crs = 4326 if suffix == "geojson" else 3857
+    frame_of(POLYGON).to_crs(crs).to_file(folder / f"a.{suffix}")
+    classes = (ClassLabel(name="building", vectors=f"{{}}.{suffix}"),)
+    source = make_source(classes=classes, mask=None)
+    for gsd_m in (1.0, 2.5):
+        (raster,) = load_sources(make_recipe(source, gsd_m=gsd_m, one=True), folder, "train")
+        assert raster.gsd_m == pytest.approx(gsd_m, rel=1e-3)
+        expected = np.zeros((40, 50), np.uint8)
+        expected[10:30, 5:20] = 1
+        of_class = raster.labels[0]
+        if gsd_m == 1.0:
+            np.testing.assert_array_equal(of_class, expected)
+        else:
+            assert of_class.sum() * gsd_m**2 == pytest.approx(expected.sum(), rel=0.1)
+
+
+def test_vectors_with_a_crs_say_nothing_about_a_picture_without_one(folder):
+    frame_of(POLYGON).to_file(folder / "a.gpkg")
+    write_raster(folder / "a_rgb.tif", np.full((3, 40, 50), 9, np.uint8), crs=None)
+    classes = (ClassLabel(name="building", vectors="{}.gpkg"),)
+    with pytest.raises(TrainingError, match="a_rgb has no CRS: give labels in pixels"):
+        load_sources(
+            make_recipe(make_source(classes=classes, mask=None), gsd_m=None), folder, "train"
+        )
+
+
+def test_a_mask_that_lies_elsewhere_is_refused(folder):
+    write_raster(folder / "a_mask.tif", np.ones((9, 9), np.uint8), origin=(600_000, 5_000_000))
+    with pytest.raises(TrainingError, match="a_mask.tif does not overlap a_rgb"):
+        load_sources(make_recipe(make_source()), folder, "train")
+
+
+def test_a_class_without_a_pixel_is_refused(folder):
+    classes = (ClassLabel(name="building", values=(77,)),)
+    recipe = make_recipe(make_source(classes=classes), one=True)
+    with pytest.raises(TrainingError, match="no training raster holds a pixel of class 'building'"):
+        refuse_absent_classes(recipe, load_sources(recipe, folder, "train"))
+    with pytest.raises(TrainingError, match="no training raster holds"):
+        train(recipe, folder, folder / "out")
+
+
+def test_labels_where_there_are_no_data_are_refused(folder):
+    write_raster(folder / "a_rgb.tif", np.zeros((3, 40, 50), np.uint8), nodata=0)
+    with pytest.raises(TrainingError, match="has no data where it is labelled"):
+        load_sources(make_recipe(make_source(), one=True), folder, "train")

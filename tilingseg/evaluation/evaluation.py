@@ -141,7 +141,8 @@ def _thresholds(run: RunOptions, spec: ModelSpec) -> dict[str, float]:
 def _measure_all(
     recipe: TrainingRecipe, data: Path, out: Path, options: EvaluateOptions, progress: Progress
 ) -> list[ClassCounts]:
-    sources = [source for source in recipe.sources if source.split == options.split]
+    splits = (options.split, "blocks" if options.split == "validation" else options.split)
+    sources = [source for source in recipe.sources if source.split in splits]
     if not sources:
         raise TrainingError(f"the recipe has no source with split = {options.split!r}")
     setting = Setting(

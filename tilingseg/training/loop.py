@@ -32,7 +32,7 @@ from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
 from tilingseg.training.samples import draw_batch, unit_scaling
-from tilingseg.training.sources import load_sources
+from tilingseg.training.sources import load_sources, refuse_absent_classes
 from tilingseg.training.validate import Score, best_thresholds, validate
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def train(
         torch.set_num_threads(threads)
     training = load_sources(recipe, data, "train")
     held_out = load_sources(recipe, data, "validation")
+    refuse_absent_classes(recipe, training)
     refuse_leaks(training, held_out)
     group = join_group()
     try:

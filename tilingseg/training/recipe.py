@@ -53,9 +53,10 @@ class SourceRecipe:
 
     name: str
     """Origin or region; metrics are reported under it."""
-    split: Literal["train", "validation", "test"]
+    split: Literal["train", "validation", "test", "blocks"]
     """Whether weights are fitted to it, choices are made on it, or it is kept for the last
-    measurement; one area has one use."""
+    measurement; one area has one use. `blocks`: some square blocks of every raster are validation,
+    the rest is training."""
     rasters: str
     """Pattern of the raster files. What its `*` match fills the `{}` of the label files."""
     classes: tuple[ClassLabel, ...]
@@ -73,6 +74,10 @@ class SourceRecipe:
     """Mask values that say nothing about any class; none of them where 255 is a class."""
     rows: tuple[float, float] = (0.0, 1.0)
     """Part of the labelled height that is used, from top 0 to bottom 1."""
+    block_px: int = 512
+    """Side of the blocks of a split by blocks, px at the model's GSD."""
+    held_out: float = 0.2
+    """Share of the blocks that is validation, 0…1."""
     gsd_m: float | None = None
     """Ground pixel size, metres, for files that do not say it."""
     weight: float = 1.0
@@ -189,7 +194,12 @@ class TrainingRecipe:
                 raise TrainingError(
                     f"source {source.name!r}: rows {source.rows} are no part of 0…1"
                 )
-        if not any(source.split == "train" for source in self.sources):
+            if source.block_px < 1 or not 0 < source.held_out < 1:
+                raise TrainingError(
+                    f"source {source.name!r}: block_px must be above 0 and held_out between 0 and "
+                    f"1, got {source.block_px} and {source.held_out}"
+                )
+        if not any(source.split in ("train", "blocks") for source in self.sources):
             raise TrainingError("the recipe has no source with split = 'train'")
 
     @property

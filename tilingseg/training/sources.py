@@ -14,27 +14,20 @@ does not label.
 
 from __future__ import annotations
 
-import math
 import re
-import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
-import rasterio
-from pyogrio.errors import DataSourceError
-from pyproj.exceptions import ProjError
-from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.features import rasterize
-from rasterio.warp import reproject, transform_bounds
+from rasterio.warp import transform_bounds
+from scipy import ndimage
 
 from tilingseg.errors import TrainingError
 from tilingseg.grid import Window
 from tilingseg.readers import open_scene
 from tilingseg.scaling import decide_scaling
+from tilingseg.training.labels import held_out_blocks, labelled_part, read_labels
 from tilingseg.training.losses import UNKNOWN
 
 if TYPE_CHECKING:
@@ -42,15 +35,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from shapely.geometry.base import BaseGeometry
 
     from tilingseg.records import Scaling, Scene, SceneReader
     from tilingseg.training.recipe import SourceRecipe, TrainingRecipe
 
+_SPLIT_BY_BLOCKS = {"train": "blocks", "validation": "blocks", "test": ""}
+_MARGIN_PX = 16
+"""So much around held-out blocks is left out of training too."""
 N_ANCHORS = 4096
 """Positive pixels that are remembered for each class of a raster."""
-_SILENT = -1
-"""Value of a mask where it says nothing: every byte may stand for a class."""
 _COARSER = 0.9
 """A raster of at least this share of the model's GSD keeps its own pixels."""
 
@@ -104,11 +97,25 @@ def load_sources(recipe: TrainingRecipe, folder: Path, split: str) -> tuple[Labe
         SceneError: a raster cannot be read.
     """
     return tuple(
-        _load(recipe, source, folder, (path, stars))
+        _load(recipe, source, folder, (path, stars), split)
         for source in recipe.sources
-        if source.split == split
+        if source.split in (split, _SPLIT_BY_BLOCKS[split])
         for path, stars in match_files(source, folder)
     )
+
+
+def refuse_absent_classes(recipe: TrainingRecipe, rasters: tuple[LabelledRaster, ...]) -> None:
+    """Refuse to learn a class of which no training raster holds a pixel.
+
+    Raises:
+        TrainingError: naming the class.
+    """
+    for index, name in enumerate(recipe.classes):
+        if not any((raster.labels[index] == 1).any() for raster in rasters):
+            raise TrainingError(
+                f"no training raster holds a pixel of class {name!r}: check the mask values and "
+                "vectors of its sources, or leave the class out"
+            )
 
 
 def match_files(source: SourceRecipe, folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
@@ -138,6 +145,7 @@ def _load(
     source: SourceRecipe,
     folder: Path,
     found: tuple[Path, tuple[str, ...]],
+    split: str,
 ) -> LabelledRaster:
     path, stars = found
     reader, gsd_m = _open(path, source, recipe)
@@ -152,7 +160,12 @@ def _load(
     finally:
         reader.close()
     labels = labels[:, rows, cols].copy()
+    if source.split == "blocks":
+        held_out = held_out_blocks(valid.shape, gsd_m, path.name, source, recipe)
+        valid, labels = _of_split(valid, labels, held_out, split)
     labels[:, ~valid] = UNKNOWN
+    if (labels == UNKNOWN).all():
+        raise TrainingError(f"source {source.name!r}: {path} has no data where it is labelled")
     return LabelledRaster(
         source=source,
         name=path.stem,
@@ -164,6 +177,16 @@ def _load(
         anchors=_anchors(labels, recipe.seed),
         place=Place(uri=str(path), window=window, lonlat=_lonlat(reader.scene, window)),
     )
+
+
+def _of_split(
+    valid: NDArray[np.bool_], labels: NDArray[np.uint8], held_out: NDArray[np.bool_], split: str
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Keep the blocks of one split; of the other one, training does not even see the pixels."""
+    if split == "train":
+        near = ndimage.distance_transform_edt(~held_out) <= _MARGIN_PX
+        return valid & ~near, labels
+    return valid, np.where(held_out, labels, UNKNOWN).astype(np.uint8)
 
 
 def _lonlat(scene: Scene, window: Window) -> tuple[float, float, float, float] | None:
@@ -192,162 +215,6 @@ def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[Sce
     reader.close()
     reader = open_scene(path, band_names=recipe.bands, gsd_m=recipe.gsd_m, pixel_m=source.gsd_m)
     return reader, recipe.gsd_m
-
-
-def read_labels(
-    scene: Scene,
-    recipe: TrainingRecipe,
-    source: SourceRecipe,
-    folder: Path,
-    stars: tuple[str, ...],
-) -> NDArray[np.uint8]:
-    """Read the labels of one raster, whatever they are stored as.
-
-    Args:
-        scene: the grid to bring them to.
-        recipe: its classes, in their order.
-        source: says where the labels are.
-        folder: what the recipe's paths are relative to.
-        stars: what the stars of the pattern stand for in this raster's name.
-
-    Returns:
-        uint8 (classes, height, width): 0, 1 or `UNKNOWN`.
-
-    Raises:
-        TrainingError: they cannot be read or do not fit the raster.
-    """
-    values = None
-    if source.mask is not None:
-        values = _read_mask(folder / source.mask.format(*stars), scene, source.unlabelled)
-    labels = np.full((len(recipe.classes), scene.height, scene.width), UNKNOWN, np.uint8)
-    for label in source.classes:
-        of_class = labels[recipe.classes.index(label.name)]
-        if label.vectors is not None:
-            of_class[:] = _burn(folder / label.vectors.format(*stars), scene)
-        elif values is not None:
-            silent = np.isin(values, (_SILENT, *label.unlabelled))
-            of_class[:] = np.where(silent, UNKNOWN, np.isin(values, label.values or ()))
-    return labels
-
-
-def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray[np.int32]:
-    """Return the mask's values on the scene's grid; `_SILENT` where it says nothing."""
-    shape = (scene.height, scene.width)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
-            rasterio.open(path) as dataset,
-        ):
-            if scene.georef.crs is None or dataset.crs is None:
-                values = dataset.read(1, out_shape=shape, resampling=Resampling.mode)
-                stretch = dataset.width * scene.height / (dataset.height * scene.width)
-                if not math.isclose(stretch, 1, rel_tol=0.01):
-                    raise TrainingError(
-                        f"{path} has {dataset.height} × {dataset.width} px, which does not fit "
-                        f"{scene.name} of {scene.height} × {scene.width} px"
-                    )
-            else:
-                values = np.full(shape, _SILENT, np.int32)
-                reproject(
-                    rasterio.band(dataset, 1),
-                    values,
-                    dst_transform=rasterio.Affine(*scene.georef.transform),
-                    dst_crs=scene.georef.crs,
-                    dst_nodata=_SILENT,
-                    init_dest_nodata=True,
-                    resampling=Resampling.mode,
-                )
-    except RasterioError as error:
-        raise TrainingError(f"mask {path} cannot be read: {error}") from error
-    result = np.asarray(values, np.int32)
-    result[np.isin(result, unlabelled)] = _SILENT
-    return result
-
-
-def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
-    """Return 1 where a polygon of the file covers a pixel's centre, 0 elsewhere."""
-    shapes = vector_labels(path, scene)
-    shape = (scene.height, scene.width)
-    if not shapes:
-        return np.zeros(shape, np.uint8)
-    burnt = rasterize(
-        shapes, out_shape=shape, transform=rasterio.Affine(*scene.georef.transform), dtype="uint8"
-    )
-    return np.asarray(burnt, np.uint8)
-
-
-def vector_labels(path: Path, scene: Scene) -> list[BaseGeometry]:
-    """Read the geometries of a label file and bring them to the scene's CRS.
-
-    Args:
-        path: GeoJSON, GeoPackage, or whatever else GDAL reads.
-        scene: where they must lie.
-
-    Raises:
-        TrainingError: it cannot be read, nobody can say where it lies, or it lies elsewhere.
-    """
-    try:
-        frame = geopandas.read_file(path, columns=[])
-    except (DataSourceError, OSError, ValueError) as error:
-        raise TrainingError(f"labels {path} cannot be read: {error}") from error
-    crs = scene.georef.crs
-    if crs is not None and frame.crs is None:
-        raise TrainingError(f"labels {path} have no CRS, {scene.name} is in {_short(crs)}")
-    if crs is None and frame.crs is not None and not _is_plain_geojson(path):
-        raise TrainingError(
-            f"labels {path} are in {_short(frame.crs.to_string())}, but {scene.name} has no CRS: "
-            "give labels in pixels, without a CRS"
-        )
-    if crs is not None and len(frame):
-        try:
-            frame = frame.to_crs(crs)
-        except ProjError as error:
-            raise TrainingError(f"labels {path} do not fit {_short(crs)}: {error}") from error
-        _refuse_elsewhere(path, frame.total_bounds, scene)
-    return [item for item in frame.geometry if item is not None and not item.is_empty]
-
-
-def _is_plain_geojson(path: Path) -> bool:
-    # GeoJSON cannot say that its coordinates are pixels: readers take it for degrees.
-    return path.suffix.lower() in (".geojson", ".json")
-
-
-def _short(crs: str) -> str:
-    return crs if len(crs) < 30 else f"{crs[:30]}…"
-
-
-def _refuse_elsewhere(path: Path, bounds: NDArray[np.float64], scene: Scene) -> None:
-    a, b, c, d, e, f = scene.georef.transform
-    corners = [(x, y) for x in (0, scene.width) for y in (0, scene.height)]
-    xs, ys = zip(*((a * x + b * y + c, d * x + e * y + f) for x, y in corners), strict=True)
-    apart = bounds[0] > max(xs) or bounds[2] < min(xs) or bounds[1] > max(ys) or bounds[3] < min(ys)
-    if apart or not np.isfinite(bounds).all():
-        here = f"{min(xs):.10g},{min(ys):.10g},{max(xs):.10g},{max(ys):.10g}"
-        there = ",".join(f"{value:.10g}" for value in bounds)
-        raise TrainingError(
-            f"labels {path} lie at {there} and do not overlap {scene.name} at {here} "
-            f"({_short(scene.georef.crs or 'pixels')})"
-        )
-
-
-def labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:
-    """Return the rectangle around all labels, cut to the rows that the recipe asks for.
-
-    Raises:
-        TrainingError: nothing is labelled.
-    """
-    known = (labels != UNKNOWN).any(axis=0)
-    rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
-    if not len(rows):
-        raise TrainingError(f"source {source.name!r}: nothing in {path} is labelled")
-    top, height = int(rows[0]), int(rows[-1]) + 1 - int(rows[0])
-    first, stop = (round(height * share) for share in source.rows)
-    return Window(
-        row=top + first,
-        col=int(cols[0]),
-        height=max(1, stop - first),
-        width=int(cols[-1]) + 1 - int(cols[0]),
-    )
 
 
 def _anchors(labels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.int64], ...]:

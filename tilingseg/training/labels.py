@@ -1,0 +1,236 @@
+"""The labels of one raster on its grid, whatever they are stored as: mask rasters or vector files.
+
+Vectors are rasterised at the grid that the model sees, not before: the same file serves every pixel
+size. Labels that lie elsewhere, in a CRS that nobody can bring to the raster's, or that say nothing
+at all, are refused here; they would otherwise be learnt as "nothing is there".
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+from typing import TYPE_CHECKING
+
+import geopandas
+import numpy as np
+import rasterio
+from pyogrio.errors import DataSourceError
+from pyproj.exceptions import ProjError
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize
+from rasterio.warp import reproject
+
+from tilingseg.errors import TrainingError
+from tilingseg.grid import Window
+from tilingseg.training.losses import UNKNOWN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from tilingseg.records import Scene
+    from tilingseg.training.recipe import SourceRecipe, TrainingRecipe
+
+_SILENT = -1
+"""Value of a mask where it says nothing: every byte may stand for a class."""
+
+
+def read_labels(
+    scene: Scene,
+    recipe: TrainingRecipe,
+    source: SourceRecipe,
+    folder: Path,
+    stars: tuple[str, ...],
+) -> NDArray[np.uint8]:
+    """Read the labels of one raster, whatever they are stored as.
+
+    Args:
+        scene: the grid to bring them to.
+        recipe: its classes, in their order.
+        source: says where the labels are.
+        folder: what the recipe's paths are relative to.
+        stars: what the stars of the pattern stand for in this raster's name.
+
+    Returns:
+        uint8 (classes, height, width): 0, 1 or `UNKNOWN`.
+
+    Raises:
+        TrainingError: they cannot be read or do not fit the raster.
+    """
+    values = None
+    if source.mask is not None:
+        values = _read_mask(folder / source.mask.format(*stars), scene, source.unlabelled)
+    labels = np.full((len(recipe.classes), scene.height, scene.width), UNKNOWN, np.uint8)
+    for label in source.classes:
+        of_class = labels[recipe.classes.index(label.name)]
+        if label.vectors is not None:
+            of_class[:] = _burn(folder / label.vectors.format(*stars), scene)
+        elif values is not None:
+            silent = np.isin(values, (_SILENT, *label.unlabelled))
+            of_class[:] = np.where(silent, UNKNOWN, np.isin(values, label.values or ()))
+    return labels
+
+
+def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return the mask's values on the scene's grid; `_SILENT` where it says nothing."""
+    shape = (scene.height, scene.width)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+            rasterio.open(path) as dataset,
+        ):
+            if scene.georef.crs is None or dataset.crs is None:
+                values = dataset.read(1, out_shape=shape, resampling=Resampling.mode)
+                stretch = dataset.width * scene.height / (dataset.height * scene.width)
+                if not math.isclose(stretch, 1, rel_tol=0.01):
+                    raise TrainingError(
+                        f"{path} has {dataset.height} × {dataset.width} px, which does not fit "
+                        f"{scene.name} of {scene.height} × {scene.width} px"
+                    )
+            else:
+                values = np.full(shape, _SILENT, np.int32)
+                reproject(
+                    rasterio.band(dataset, 1),
+                    values,
+                    dst_transform=rasterio.Affine(*scene.georef.transform),
+                    dst_crs=scene.georef.crs,
+                    dst_nodata=_SILENT,
+                    init_dest_nodata=True,
+                    resampling=Resampling.mode,
+                )
+    except RasterioError as error:
+        raise TrainingError(f"mask {path} cannot be read: {error}") from error
+    result = np.asarray(values, np.int32)
+    if (result == _SILENT).all():
+        raise TrainingError(
+            f"mask {path} does not overlap {scene.name}: it covers none of its pixels"
+        )
+    result[np.isin(result, unlabelled)] = _SILENT
+    return result
+
+
+def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
+    """Return 1 where a polygon of the file covers a pixel's centre, 0 elsewhere."""
+    shapes = vector_labels(path, scene)
+    shape = (scene.height, scene.width)
+    if not shapes:
+        return np.zeros(shape, np.uint8)
+    burnt = rasterize(
+        shapes, out_shape=shape, transform=rasterio.Affine(*scene.georef.transform), dtype="uint8"
+    )
+    return np.asarray(burnt, np.uint8)
+
+
+def vector_labels(path: Path, scene: Scene) -> list[BaseGeometry]:
+    """Read the geometries of a label file and bring them to the scene's CRS.
+
+    Args:
+        path: GeoJSON, GeoPackage, or whatever else GDAL reads.
+        scene: where they must lie.
+
+    Raises:
+        TrainingError: it cannot be read, nobody can say where it lies, or it lies elsewhere.
+    """
+    try:
+        frame = geopandas.read_file(path, columns=[])
+    except (DataSourceError, OSError, ValueError) as error:
+        raise TrainingError(f"labels {path} cannot be read: {error}") from error
+    crs = scene.georef.crs
+    if crs is not None and frame.crs is None:
+        raise TrainingError(f"labels {path} have no CRS, {scene.name} is in {_short(crs)}")
+    if crs is None and frame.crs is not None and not _is_plain_geojson(path):
+        raise TrainingError(
+            f"labels {path} are in {_short(frame.crs.to_string())}, but {scene.name} has no CRS: "
+            "give labels in pixels, without a CRS"
+        )
+    if crs is not None and len(frame):
+        try:
+            frame = frame.to_crs(crs)
+        except ProjError as error:
+            raise TrainingError(f"labels {path} do not fit {_short(crs)}: {error}") from error
+        _refuse_elsewhere(path, frame.total_bounds, scene)
+    return [item for item in frame.geometry if item is not None and not item.is_empty]
+
+
+def _is_plain_geojson(path: Path) -> bool:
+    # GeoJSON cannot say that its coordinates are pixels: readers take it for degrees.
+    return path.suffix.lower() in (".geojson", ".json")
+
+
+def _short(crs: str) -> str:
+    return crs if len(crs) < 30 else f"{crs[:30]}…"
+
+
+def _refuse_elsewhere(path: Path, bounds: NDArray[np.float64], scene: Scene) -> None:
+    a, b, c, d, e, f = scene.georef.transform
+    corners = [(x, y) for x in (0, scene.width) for y in (0, scene.height)]
+    xs, ys = zip(*((a * x + b * y + c, d * x + e * y + f) for x, y in corners), strict=True)
+    apart = bounds[0] > max(xs) or bounds[2] < min(xs) or bounds[1] > max(ys) or bounds[3] < min(ys)
+    if apart or not np.isfinite(bounds).all():
+        here = f"{min(xs):.10g},{min(ys):.10g},{max(xs):.10g},{max(ys):.10g}"
+        there = ",".join(f"{value:.10g}" for value in bounds)
+        raise TrainingError(
+            f"labels {path} lie at {there} and do not overlap {scene.name} at {here} "
+            f"({_short(scene.georef.crs or 'pixels')})"
+        )
+
+
+def labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:
+    """Return the rectangle around all labels, cut to the rows that the recipe asks for.
+
+    Raises:
+        TrainingError: nothing is labelled.
+    """
+    known = (labels != UNKNOWN).any(axis=0)
+    rows, cols = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known.any(axis=0))
+    if not len(rows):
+        raise TrainingError(f"source {source.name!r}: nothing in {path} is labelled")
+    top, height = int(rows[0]), int(rows[-1]) + 1 - int(rows[0])
+    first, stop = (round(height * share) for share in source.rows)
+    return Window(
+        row=top + first,
+        col=int(cols[0]),
+        height=max(1, stop - first),
+        width=int(cols[-1]) + 1 - int(cols[0]),
+    )
+
+
+def held_out_blocks(
+    shape: tuple[int, ...], gsd_m: float, name: str, source: SourceRecipe, recipe: TrainingRecipe
+) -> NDArray[np.bool_]:
+    """Choose the blocks of a raster that are held out, by lot.
+
+    The labelled part is divided evenly into blocks of about the size that was asked for, so that
+    the same ground is held out whatever pixel size it is read at.
+
+    Args:
+        shape: (height, width) of its labelled part.
+        gsd_m: its pixel size, in the unit of the recipe's `pixel_m`.
+        name: of the file: every raster has its own lot.
+        source: size of the blocks and share of those held out; at least one is, and one is not.
+        recipe: pixel size and seed.
+
+    Returns:
+        bool (height, width), True = held out.
+
+    Raises:
+        TrainingError: the raster is smaller than two blocks.
+    """
+    height, width = shape
+    side_px = source.block_px * recipe.pixel_m / gsd_m
+    rows, cols = max(1, round(height / side_px)), max(1, round(width / side_px))
+    if rows * cols < 2:
+        raise TrainingError(
+            f"source {source.name!r}: {name} has {height} × {width} labelled px, less than two "
+            f"blocks of {side_px:.0f} px; choose a smaller block_px"
+        )
+    count = min(max(1, round(source.held_out * rows * cols)), rows * cols - 1)
+    rng = np.random.default_rng((recipe.seed, zlib.crc32(name.encode())))
+    chosen = np.zeros(rows * cols, np.bool_)
+    chosen[rng.permutation(rows * cols)[:count]] = True
+    row, col = np.arange(height) * rows // height, np.arange(width) * cols // width
+    return np.asarray(chosen.reshape(rows, cols)[row[:, None], col])
