@@ -13,10 +13,13 @@ from tilingseg.errors import PlanError
 from tilingseg.output_folder import OutputFolder, OutputOptions
 from tilingseg.progress import silent
 from tilingseg.readers.mask_file import open_mask
+from tilingseg.readers.probability_file import THRESHOLD, open_probabilities
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
 if TYPE_CHECKING:
     from tilingseg.progress import Progress
+    from tilingseg.readers.mask_file import MaskFile
+    from tilingseg.readers.probability_file import ProbabilityFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class VectorizeOptions:
     classes: tuple[str, ...] | None = None
     """Classes to vectorise; None: all. For a mask that does not name its classes: what they are
     called, in the order of their values."""
+    thresholds: tuple[tuple[str | None, float], ...] = ()
+    """(class, probability) pairs, for a raster of probabilities; class None: all."""
     pixel_m: float | None = None
     """Pixel size of a mask that does not say its own, metres."""
     outputs: OutputOptions = field(default_factory=lambda: OutputOptions(formats=("geojson",)))
@@ -41,10 +46,11 @@ def vectorize(
     options: VectorizeOptions | None = None,
     progress: Progress = silent,
 ) -> Results:
-    """Turn the classes of any mask raster into vectors.
+    """Turn the classes of any raster of classes or probabilities into vectors.
 
     Args:
-        uri: path or URL of a raster of whole numbers; classes are named by the file or its values.
+        uri: path or URL of a raster of whole numbers, whose classes are named by the file or its
+            values, or of probabilities, one band a class.
         out_dir: folder of the outputs; None: the current one.
         options: what to do other than by default.
         progress: told how far each stage is.
@@ -56,21 +62,41 @@ def vectorize(
         TilingSegError: the file is no mask, or the outputs cannot be written.
     """
     options = options or VectorizeOptions()
-    mask = open_mask(uri, pixel_m=options.pixel_m, names=options.classes)
+    mask, thresholds = _open(uri, options)
     try:
         names = options.classes or mask.classes
+        if not names:
+            raise PlanError(
+                f"{uri} holds no class, only background and nodata; name the empty layers that you "
+                "want with --classes, or leave it out"
+            )
         for name in names:
             if name not in mask.classes:
                 raise PlanError(
                     f"{uri} has no class {name!r}; it has {', '.join(mask.classes) or 'none'}"
                 )
-        name = Path(uri).stem.removesuffix("_mask")
+        name = Path(uri).stem.removesuffix("_mask").removesuffix("_probability")
         folder = OutputFolder(path=Path(out_dir or "."), scene=name)
         layers = tuple(mask.classes.index(name) for name in names)
         folder.check_layers(names, options.outputs, overwrite=options.overwrite)
         results = Results()
-        wanted = Wanted(class_indexes=layers, thresholds=(0.5,) * len(mask.classes))
+        wanted = Wanted(class_indexes=layers, thresholds=thresholds)
         write_vectors(mask, wanted, folder, options.outputs, results, progress)
         return results
     finally:
         mask.close()
+
+
+def _open(
+    uri: str | Path, options: VectorizeOptions
+) -> tuple[MaskFile | ProbabilityFile, tuple[float, ...]]:
+    """Open a raster of either kind; return the threshold of each class too."""
+    probabilities = open_probabilities(
+        uri, pixel_m=options.pixel_m, names=options.classes, thresholds=options.thresholds
+    )
+    if probabilities is not None:
+        return probabilities, probabilities.thresholds
+    if options.thresholds:
+        raise PlanError(f"{uri} holds classes, not probabilities: there is nothing to cut")
+    mask = open_mask(uri, pixel_m=options.pixel_m, names=options.classes)
+    return mask, (THRESHOLD,) * len(mask.classes)

@@ -67,9 +67,10 @@ class TestGivenNames:
         with pytest.raises(SceneError, match=r"2 classes .*\(values 3, 7\); 1 given \(building\)"):
             open_mask(path, names=("building",))
 
-    def test_an_empty_mask_has_no_class_to_name(self, tmp_path):
+    def test_an_empty_mask_has_the_named_classes_and_none_of_their_pixels(self, tmp_path):
         mask = open_mask(write(tmp_path / "m.tif", np.zeros((2, 2), np.uint8)), names=("tree",))
-        assert mask.classes == ()
+        assert mask.classes == ("tree",)
+        assert not whole(mask).any()
         mask.close()
 
 

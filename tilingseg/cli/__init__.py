@@ -22,6 +22,7 @@ from tilingseg.cli.model_commands import evaluate, models, train
 from tilingseg.cli.options import (
     parse_bands,
     parse_list,
+    parse_thresholds,
     regularize_option,
     run_options,
     scene_options,
@@ -184,19 +185,31 @@ def plan(scene: str, **wishes: Any) -> None:
 )
 @regularize_option
 @click.option(
+    "--threshold",
+    "thresholds",
+    multiple=True,
+    callback=parse_thresholds,
+    metavar="P|CLASS=P",
+    help="Least probability, where MASK holds probabilities; may repeat. [default: 0.5]",
+)
+@click.option(
     "--pixel-size",
     type=float,
     metavar="METRES",
     help="Pixel size of a mask that does not say its own.",
 )
 def vectorize(mask: str, **wishes: Any) -> None:
-    """Turn the classes of MASK, any raster of whole numbers, into polygons and centrelines."""
+    """Turn the classes of MASK into polygons and centrelines.
+
+    MASK is any raster of whole numbers, one for each class, or of probabilities, one band a class.
+    """
     from tilingseg import mask_flow
     from tilingseg.output_folder import OutputOptions
     from tilingseg.vectorize.layers import VectorOptions
 
     options = mask_flow.VectorizeOptions(
         classes=wishes["classes"],
+        thresholds=wishes["thresholds"],
         pixel_m=wishes["pixel_size"],
         outputs=OutputOptions(
             formats=wishes["formats"], vectors=VectorOptions(regularize=wishes["regularize"])

@@ -69,7 +69,7 @@ def open_mask(
         legend = _legend_of_tag(target.uri, dataset)
         if legend is None:
             legend = _named(target.uri, _legend_of_values(stored), names or ())
-        return MaskFile(stored, _georef(target.uri, dataset, pixel_m), legend)
+        return MaskFile(stored, georef_of(target.uri, dataset, pixel_m), legend)
     except SceneError:
         dataset.close()
         raise
@@ -241,8 +241,10 @@ def _legend_of_values(stored: _Stored) -> _Legend:
 
 def _named(uri: str, legend: _Legend, names: tuple[str, ...]) -> _Legend:
     """Give the classes of a file names."""
-    if not legend.names or not names or set(names) & set(legend.names):
+    if not names or set(names) & set(legend.names):
         return legend
+    if not legend.names:  # no pixel has a class: all that are asked for are empty
+        return replace(legend, values=tuple(range(1, len(names) + 1)), names=names)
     if len(names) != len(legend.names):
         values = ", ".join(str(value) for value in legend.values[:_SHOWN])
         raise SceneError(
@@ -267,7 +269,8 @@ def _checked(uri: str, legend: _Legend) -> _Legend:
     return legend
 
 
-def _georef(uri: str, dataset: Any, pixel_m: float | None) -> Georef:
+def georef_of(uri: str, dataset: Any, pixel_m: float | None) -> Georef:
+    """Return where the pixels of an open GDAL dataset lie; metres a pixel as given, if given."""
     a, b, c, d, e, f = (float(number) for number in dataset.transform[:6])
     is_placed = bool(dataset.crs) and not dataset.transform.is_identity
     crs = dataset.crs.to_wkt() if is_placed else None

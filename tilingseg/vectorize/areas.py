@@ -1,4 +1,7 @@
-"""Classes that are neither buildings nor roads: outlines along pixel edges, or simplified.
+"""Classes that are neither buildings nor roads: outlines as fine as the mask knows them.
+
+With probabilities these are the lines where the threshold is crossed (`subpixel`), without them the
+pixel edges; simplified on request.
 
 Filters come after tracing, hence after everything has been joined over seams: a shape is small or
 large by itself, never because of how the scene was cut. Shapes that are left out are counted.
@@ -15,6 +18,7 @@ import shapely
 
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
+from tilingseg.vectorize.subpixel import SubpixelOutlines
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from tilingseg.records import MaskReader, Shape
 
 SMALL_SHAPE = "shapes below the minimum area"
+NEARLY_STRAIGHT_PX = 0.1
+"""What probabilities of eight bits say of a place, px: finer corners are noise."""
 _BATCH = 1024
 
 
@@ -30,9 +36,13 @@ _BATCH = 1024
 class AreaOptions:
     """What becomes of a traced shape."""
 
+    threshold: float | None = None
+    """Probability from which a pixel belongs to the class; None: outlines follow the pixel edges
+    even where the mask keeps probabilities."""
     simplify_px: float = 0.0
     """Farthest that a corner which is left out may lie from the new outline, px (twice that for the
-    one where its ring begins); 0: outlines follow the pixel edges."""
+    one where its ring begins); 0: all corners between pixels stay, and those within
+    `NEARLY_STRAIGHT_PX` of lines at the threshold go."""
     min_area_m2: float = 0.0
     """Smaller shapes are left out, m² by the pixel size at the scene's centre (px² where it is not
     known)."""
@@ -70,15 +80,21 @@ def areas(
     options = options or AreaOptions()
     pixel_m = mask.georef.pixel_m or (1.0, 1.0)
     min_area_px2 = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
+    fine: SubpixelOutlines | None = None
     iterator = iter(shapes)
     while batch := list(islice(iterator, _BATCH)):
         large = [shape for shape in batch if shape.polygon.area >= min_area_px2]
         if left_out is not None and len(large) < len(batch):
             left_out[SMALL_SHAPE] += len(batch) - len(large)
         polygons = np.array([shape.polygon for shape in large], dtype=np.object_)
-        if options.simplify_px:
+        tolerance_px = options.simplify_px
+        if options.threshold is not None and large and large[0].confidence is not None:
+            fine = fine or SubpixelOutlines(mask, large[0].value, options.threshold)
+            polygons = fine.of(polygons.tolist())
+            tolerance_px = max(tolerance_px, NEARLY_STRAIGHT_PX)
+        if tolerance_px:
             # Topology-preserving: no ring crosses itself or another one.
-            polygons = shapely.simplify(polygons, options.simplify_px, preserve_topology=True)
+            polygons = shapely.simplify(polygons, tolerance_px, preserve_topology=True)
         for shape, polygon in zip(large, polygons, strict=True):
             yield Feature(
                 class_name=mask.classes[shape.value - 1],

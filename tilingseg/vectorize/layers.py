@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from tilingseg.vectorize.areas import areas
+from tilingseg.vectorize.areas import AreaOptions, areas
 from tilingseg.vectorize.nodata import keep_to_data
 from tilingseg.vectorize.trace import TraceOptions, trace
 
@@ -116,7 +116,7 @@ def polygons_of(
         found = road_polygons(shapes, mask, RoadOptions(), left_out)
         return keep_to_data(found, mask, left_out)
     else:
-        return areas(shapes, mask, None, left_out)
+        return areas(shapes, mask, AreaOptions(threshold=threshold), left_out)
 
 
 def vector_layers(

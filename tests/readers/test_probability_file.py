@@ -1,0 +1,109 @@
+"""Rasters of probabilities as masks, and rasters that hold something else."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from tilingseg.errors import SceneError
+from tilingseg.grid import Window
+from tilingseg.readers.probability_file import open_probabilities
+from tilingseg.records import NODATA
+
+WHOLE = Window(row=0, col=0, height=3, width=4)
+ROAD = [[0.1, 0.2, 0.6, 0.7], [0.49, 0.5, 0.51, 0.0], [1.0, 0.8, 0.8, 0.8]]
+ROOF = [[0.9, 0.2, 0.7, 0.1], [0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 0.7, 0.8]]
+
+
+def write(path, bands, dtype="float32", names=None, scale=None, **profile):
+    bands = np.asarray(bands, dtype)
+    count, height, width = bands.shape
+    profile = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6), **profile}
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=dtype, **profile
+    ) as dataset:
+        dataset.write(bands)
+        if names:
+            dataset.descriptions = names
+        if scale:
+            dataset.scales = (scale,) * count
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_best_class_above_its_threshold_wins(tmp_path, dtype):
+    file = open_probabilities(write(tmp_path / "p.tif", [ROAD, ROOF], dtype, ("road", "roof")))
+    assert file.classes == ("road", "roof")
+    assert file.thresholds == (0.5, 0.5)
+    assert file.read_mask(WHOLE).tolist() == [[2, 0, 2, 1], [0, 1, 1, 0], [1, 2, 1, 1]]
+    assert file.read_probability(1, WHOLE)[0].tolist() == [230, 51, 178, 26]
+    assert file.georef.pixel_m == pytest.approx((0.5, 0.5), rel=1e-3)
+
+
+def test_thresholds_are_those_given(tmp_path):
+    path = write(tmp_path / "p.tif", [ROAD, ROOF], names=("road", "roof"))
+    file = open_probabilities(path, thresholds=((None, 0.75), ("roof", 0.95)))
+    assert file.thresholds == (0.75, 0.95)
+    assert file.read_mask(WHOLE).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+def test_bytes_with_a_scale_are_probabilities(tmp_path):
+    values = np.round(255 * np.array([ROAD]))
+    file = open_probabilities(write(tmp_path / "p.tif", values, "uint8", scale=1 / 255))
+    assert file.classes == ("class_1",)
+    assert (file.read_probability(0, WHOLE) == values[0]).all()
+    assert file.read_mask(WHOLE)[1].tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32"])
+def test_whole_numbers_are_left_to_masks(tmp_path, dtype):
+    assert open_probabilities(write(tmp_path / "m.tif", [np.eye(3, 4)], dtype)) is None
+
+
+def test_a_mask_stored_as_float_is_cut_at_one_half(tmp_path):
+    file = open_probabilities(write(tmp_path / "m.tif", [np.eye(3, 4)]), names=("cell",))
+    assert file.classes == ("cell",)
+    assert (file.read_mask(WHOLE) == np.eye(3, 4)).all()
+
+
+def test_nan_and_nodata_are_nodata(tmp_path):
+    bands = np.array([ROAD, ROOF])
+    bands[0, 0, 0], bands[1, 1, 1] = np.nan, -9999
+    file = open_probabilities(write(tmp_path / "p.tif", bands, nodata=-9999))
+    empty = file.read_mask(WHOLE) == NODATA
+    assert np.argwhere(empty).tolist() == [[0, 0], [1, 1]]
+
+
+def test_windows_are_parts_of_the_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    file = open_probabilities(write(tmp_path / "p.tif", rng.random((3, 40, 30))))
+    whole = file.read_mask(Window(row=0, col=0, height=40, width=30))
+    part = Window(row=7, col=11, height=9, width=13)
+    assert (file.read_mask(part) == whole[7:16, 11:24]).all()
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.2, 3.0, 255.0])
+def test_other_fractions_are_refused(tmp_path, value):
+    bands = np.array([ROAD])
+    bands[0, 2, 3] = value
+    path = write(tmp_path / "dem.tif", bands)
+    with pytest.raises(SceneError, match=f"such as {value:g}: neither probabilities") as caught:
+        open_probabilities(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_must_fit(tmp_path):
+    path = write(tmp_path / "p.tif", [ROAD, ROOF])
+    assert open_probabilities(path, names=("a", "b")).classes == ("a", "b")
+    with pytest.raises(SceneError, match=r"2 bands .*1 given \(road\): name all of them"):
+        open_probabilities(path, names=("road",))
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [(((None, 1.5),), "must lie between 0 and 1"), ((("tree", 0.5),), "has no class 'tree'")],
+)
+def test_thresholds_must_fit(tmp_path, thresholds, message):
+    path = write(tmp_path / "p.tif", [ROAD])
+    with pytest.raises(SceneError, match=message):
+        open_probabilities(path, thresholds=thresholds)

@@ -1,0 +1,222 @@
+"""`tilingseg vectorize`, end to end: odd places, odd masks, probabilities, and bad input."""
+
+import json
+import subprocess
+import sys
+import uuid
+
+import geopandas
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+
+from tests.rfc7946 import problems
+from tilingseg.features import SUFFIXES
+from tilingseg.features.measure import ground_area
+from tilingseg.mask_flow import VectorizeOptions, vectorize
+from tilingseg.output_folder import VECTOR_SUFFIXES, OutputOptions
+from tilingseg.vectorize.layers import VectorOptions
+
+ALL = tuple(VECTOR_SUFFIXES)
+
+
+def write(path, bands, crs="EPSG:32633", transform=(1, 0, 5e5, 0, -1, 5e6), **profile):
+    bands = np.asarray(bands)
+    bands = bands[None] if bands.ndim == 2 else bands
+    count, height, width = bands.shape
+    place = {} if transform is None else {"crs": crs, "transform": Affine(*transform)}
+    profile = {"count": count, "height": height, "width": width, "dtype": bands.dtype} | profile
+    with rasterio.open(path, "w", driver="GTiff", **place, **profile) as dataset:
+        dataset.write(bands)
+    return path
+
+
+def run(mask, out, formats=ALL, regularize="auto", **members):
+    outputs = OutputOptions(
+        formats=formats, vectors=VectorOptions(regularize=regularize, workers=1)
+    )
+    return vectorize(mask, out, options=VectorizeOptions(outputs=outputs, **members))
+
+
+def read(path):
+    return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+
+
+def blocks(height=90, width=120):
+    """Two blocks, one with a courtyard."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[10:40, 20:70] = 1
+    mask[18:30, 30:50] = 0
+    mask[55:80, 60:110] = 1
+    return mask
+
+
+class TestPlaces:
+    def test_without_a_georeference_vectors_are_pixels_for_qupath(self, tmp_path):
+        run(write(tmp_path / "m.tif", blocks(), transform=None), tmp_path, classes=("cell",))
+        document = json.loads((tmp_path / "m_cell.geojson").read_text())
+        assert "crs" not in document
+        for feature in document["features"]:
+            assert str(uuid.UUID(feature["id"])) == feature["id"]
+            properties = feature["properties"]
+            assert properties["objectType"] == "detection"
+            assert properties["classification"]["name"] == "cell"
+            assert len(properties["classification"]["color"]) == 3
+            assert properties["measurements"]["area_px"] > 0
+        assert shapely.from_geojson(json.dumps(document["features"][0])).bounds == (20, 10, 70, 40)
+        for suffix in (".gpkg", ".fgb", ".parquet"):
+            assert read(tmp_path / f"m_cell{suffix}").crs is None
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.parametrize("name", ["building", "field"])
+    def test_across_the_antimeridian(self, tmp_path, name, suffix):
+        # UTM 1 south, the columns on both sides of 180 degrees
+        east = geopandas.GeoSeries([shapely.Point(180, -17)], crs=4326).to_crs(32701)[0]
+        transform = (1, 0, east.x - 55, 0, -1, east.y)
+        path = write(tmp_path / "m.tif", blocks(), "EPSG:32701", transform)
+        result = run(path, tmp_path, classes=(name,))
+        assert result.n_features[name] == 2
+        frame = read(tmp_path / f"m_{name}{suffix}")
+        areas = sorted(frame["area_m2"])
+        # the scale of UTM far from its central meridian
+        assert areas == pytest.approx([1250, 1260], rel=2e-3)
+        assert frame.geometry.is_valid.all()
+        if "json" in suffix:
+            bounds = frame.total_bounds
+            assert (bounds[0], bounds[2]) == (-180, 180)
+            assert sorted(ground_area(frame.geometry.to_numpy())) == pytest.approx(areas, rel=1e-3)
+            west = frame.geometry.bounds
+            assert (west.maxx - west.minx > 300).sum() == 1  # the first block, cut in two parts
+        else:
+            assert frame.crs == "EPSG:32701"
+            assert frame.total_bounds[2] - frame.total_bounds[0] == pytest.approx(90, abs=1)
+
+    @pytest.mark.parametrize(("crs", "pole"), [("EPSG:3413", 90), ("EPSG:3031", -90)])
+    def test_over_a_pole(self, tmp_path, crs, pole):
+        mask = np.zeros((90, 120), np.uint8)
+        mask[20:70, 35:85] = 1  # the pole in its middle
+        path = write(tmp_path / "m.tif", mask, crs, (1, 0, -60, 0, -1, 45))
+        run(path, tmp_path, classes=("ice",))
+        text = (tmp_path / "m_ice.geojson").read_text()
+        assert problems(text) == []
+        (area,) = read(tmp_path / "m_ice.gpkg")["area_m2"]
+        scale = {90: 0.9698, -90: 0.9728}[pole]  # of the projections, true to scale at 70 and 71°
+        assert area == pytest.approx(2500 / scale**2, rel=2e-3)
+        (shape,) = read(tmp_path / "m_ice.geojson").geometry
+        assert pole in (shape.bounds[1], shape.bounds[3])
+        assert ground_area(np.array([shape]))[0] == pytest.approx(area, rel=5e-3)
+
+
+class TestMasks:
+    def test_rings_that_would_touch_themselves_are_valid_in_every_format(self, tmp_path):
+        mask = np.kron(
+            np.array([
+                [0, 0, 0, 0, 0, 0, 0],
+                [0, 1, 1, 1, 0, 1, 0],  # closes over a diagonal
+                [0, 1, 0, 1, 1, 0, 0],
+                [0, 1, 1, 0, 1, 0, 0],
+                [0, 0, 1, 1, 1, 0, 0],
+                [0, 1, 0, 0, 0, 1, 0],
+            ]),
+            np.ones((5, 5), int),
+        ).astype(np.uint8)  # fmt: skip
+        path = write(tmp_path / "m.tif", mask)
+        for name in ("field", "building", "road"):
+            for regularize in ("off", "auto"):
+                out = tmp_path / name / regularize
+                out.mkdir(parents=True)
+                run(path, out, classes=(name,), regularize=regularize)
+                for suffix in SUFFIXES:
+                    assert read(out / f"m_{name}{suffix}").geometry.is_valid.all()
+        fields = read(tmp_path / "field" / "off" / "m_field.gpkg")
+        assert fields.area.sum() == mask.sum()
+        assert len(fields) == 4  # corners do not connect
+
+    def test_an_empty_mask_gives_the_empty_layers_that_were_named(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))
+        result = run(path, tmp_path, classes=("building", "road"))
+        assert result.n_features == {"building": 0, "road": 0, "road_centerline": 0}
+        for suffix in (".geojson", ".gpkg", ".fgb", ".parquet"):
+            assert len(read(tmp_path / f"m_road_centerline{suffix}")) == 0
+        assert pyogrio.read_info(tmp_path / "m_building.gpkg")["crs"] == "EPSG:32633"
+
+    @pytest.mark.parametrize("name", ["building", "road", "field"])
+    def test_ids_and_bytes_are_the_same_in_every_run(self, tmp_path, name):
+        mask = np.kron(np.random.default_rng(5).integers(0, 2, (14, 16)), np.ones((9, 9), int))
+        path = write(tmp_path / "m.tif", mask.astype(np.uint8))
+        for out in ("one", "two"):
+            run(path, tmp_path / out, ("geojson", "geojsonseq"), classes=(name,))
+        files = sorted((tmp_path / "one").iterdir())
+        assert len(files) >= 3
+        for file in files:
+            assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+    def test_a_network_is_not_loaded(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks())
+        script = (
+            "import sys\nfrom tilingseg.mask_flow import vectorize\n"
+            f"vectorize({str(path)!r}, {str(tmp_path)!r})\n"
+            "heavy = {'torch', 'zarr', 'skimage'} & set(sys.modules)\n"
+            "sys.exit(f'imported {heavy}' if heavy else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+class TestProbabilities:
+    def test_outlines_run_between_the_pixels(self, tmp_path):
+        y, x = np.mgrid[:80, :90] + 0.5
+        probability = 1 / (1 + np.exp(np.hypot(x - 45.2, y - 40.7) - 25))
+        path = write(tmp_path / "m_probability.tif", probability.astype(np.float32))
+        run(path, tmp_path, ("gpkg",), classes=("pond",))
+        (pond,) = read(tmp_path / "m_pond.gpkg").itertuples()
+        true = shapely.Point(5e5 + 45.2, 5e6 - 40.7).buffer(25, 100)
+        assert shapely.hausdorff_distance(pond.geometry.boundary, true.boundary) < 0.15
+        inside = probability >= 0.5
+        assert pond.confidence == pytest.approx(probability[inside].mean(), abs=3e-3)
+
+    def test_a_threshold_can_be_given_for_each_class(self, tmp_path):
+        bands = np.zeros((2, 40, 40), np.float32)
+        bands[0, 5:15, 5:15], bands[1, 20:30, 20:30] = 0.4, 0.6
+        path = write(tmp_path / "p.tif", bands)
+        counts = run(path, tmp_path, ("fgb",), thresholds=(("class_1", 0.3), ("class_2", 0.7)))
+        assert counts.n_features == {"class_1": 1, "class_2": 0}
+
+
+class TestCommandLine:
+    """Bad input is one line on stderr, exit code 1, and no file."""
+
+    def refuse(self, out, *arguments):
+        command = [sys.executable, "-m", "tilingseg", "vectorize", *map(str, arguments)]
+        done = subprocess.run([*command, "-o", str(out)], capture_output=True, text=True)
+        assert done.returncode == 1, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert not out.exists() or not list(out.iterdir())
+        return done.stderr
+
+    def test_a_class_that_is_not_there(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks() * np.uint8(2))
+        assert "has no class" in self.refuse(tmp_path / "o", path, "--classes", "class_2,tree")
+
+    def test_an_empty_mask_without_names(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))
+        assert "holds no class" in self.refuse(tmp_path / "o", path)
+
+    def test_fractions_that_are_no_probabilities(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks().astype(np.float32) * 3)
+        assert "holds float32 values such as 3" in self.refuse(tmp_path / "o", path)
+
+    def test_a_threshold_for_a_mask(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks())
+        assert "nothing to cut" in self.refuse(tmp_path / "o", path, "--threshold", "0.4")
+
+    def test_a_file_cut_short(self, tmp_path):
+        rng = np.random.default_rng(0)
+        path = write(tmp_path / "m.tif", rng.integers(0, 3, (300, 300)).astype(np.uint8))
+        path.write_bytes(path.read_bytes()[:40_000])
+        assert "m.tif" in self.refuse(tmp_path / "o", path)
