@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "scaling": {"records"},
     "model": {"errors", "records"},
     "readers": {"errors", "grid", "records"},
-    "infer": {"errors", "memo", "model", "records"},
+    "infer": {"atomic", "errors", "memo", "model", "records"},
     "stitch": {"grid", "records"},
     "store": {"atomic", "errors", "places", "plan", "records"},
     "vectorize": {"errors", "grid", "records"},
@@ -53,6 +53,10 @@ MAY_IMPORT = {
         *("area", "atomic", "errors", "flow", "grid", "job", "metrics", "model", "output_folder"),
         *("progress", "readers", "records", "training"),
     },
+    "compress": {
+        *("atomic", "errors", "evaluation", "infer", "job", "model", "progress", "records"),
+        *("training",),
+    },
     "cluster": {
         "atomic",
         "errors",
@@ -69,6 +73,7 @@ MAY_IMPORT = {
         "vectorize",
     },
     "cli": {
+        "compress",
         *(
             "cluster",
             "errors",

@@ -80,7 +80,7 @@ def test_normalisations_are_folded_into_convolutions(tmp_path, network_with_stat
 
 def test_half_weights_take_half_the_space_and_compute_in_float32(tmp_path, model_file, network):
     path = tmp_path / "half.safetensors"
-    save_model(path, network, SPEC, half=True)
+    save_model(path, network, SPEC, weights="float16")
     loaded = load_model(path)
     pixels = torch.randn(1, 3, 16, 16)
     assert path.stat().st_size < 0.65 * model_file.stat().st_size

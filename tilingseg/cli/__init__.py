@@ -17,6 +17,7 @@ import click
 
 from tilingseg import __version__
 from tilingseg.cli.cluster_commands import batch, cluster_flags, full_options, run_on_cluster
+from tilingseg.cli.compress_command import compress
 from tilingseg.cli.evaluate_vectors import evaluate_vectors
 from tilingseg.cli.model_commands import evaluate, models, train
 from tilingseg.cli.options import (
@@ -87,7 +88,7 @@ def cli() -> None:
     """Segment rasters too large for memory: masks and polygons without seams."""
 
 
-for _command in (batch, train, evaluate, evaluate_vectors, models):
+for _command in (batch, train, evaluate, compress, evaluate_vectors, models):
     cli.add_command(_command)
 
 

@@ -14,7 +14,7 @@ from tilingseg.cli.printing import Bars, pixel_text, print_rows
 if TYPE_CHECKING:
     from tilingseg.evaluation.scores import RegionScore
 
-_data_option = click.option(
+data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),
     envvar="TILINGSEG_DATA",
@@ -25,7 +25,7 @@ _data_option = click.option(
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
-@_data_option
+@data_option
 @click.option(
     "-o",
     "--out",
@@ -76,7 +76,7 @@ def train(
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--model", default="buildings-roads", metavar="NAME|FILE", help="Model to measure.")
-@_data_option
+@data_option
 @click.option(
     "-o",
     "--out",

@@ -11,6 +11,6 @@ A score of windows fresh from the network says little: scaling, tiling, stitchin
 come after it. Here nothing is left out, and nothing is read but files that a user would read.
 """
 
-from tilingseg.evaluation.evaluation import EvaluateOptions, Evaluation, evaluate
+from tilingseg.evaluation.evaluation import EvaluateOptions, Evaluation, evaluate, iou_by_region
 
-__all__ = ["EvaluateOptions", "Evaluation", "evaluate"]
+__all__ = ["EvaluateOptions", "Evaluation", "evaluate", "iou_by_region"]

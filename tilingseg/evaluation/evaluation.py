@@ -111,7 +111,7 @@ def evaluate(
     if options.store_thresholds is not None:
         options = _with_thresholds(recipe, data, out, options, progress)
     model = load_once(options.run)
-    counts = _measure_all(recipe, data, out, options, progress)
+    counts = _measure_all(recipe, data, out, options, progress, vectors=True)
     scores = region_scores(counts)
     result = Evaluation(
         model=model.spec.name,
@@ -131,6 +131,29 @@ def evaluate(
     return result
 
 
+def iou_by_region(
+    recipe: TrainingRecipe,
+    data: Path,
+    out: Path,
+    options: EvaluateOptions,
+    progress: Progress = silent,
+) -> dict[tuple[str, str], float]:
+    """Measure the masks of a model alone, as `evaluate` does.
+
+    Args:
+        recipe: says where the areas and their labels are.
+        data: folder that the recipe's paths are relative to.
+        out: folder of the runs.
+        options: model and split; thresholds are the model's or those given.
+        progress: told how many rasters are done.
+
+    Returns:
+        IoU, 0…1, by (class, region), where it is defined.
+    """
+    scores = region_scores(_measure_all(recipe, data, out, options, progress, vectors=False))
+    return {(s.class_name, s.region): s.iou for s in scores if s.iou is not None}
+
+
 def _thresholds(run: RunOptions, spec: ModelSpec) -> dict[str, float]:
     limits = dict(zip(spec.classes, spec.thresholds, strict=True))
     for name, value in run.thresholds:
@@ -139,7 +162,13 @@ def _thresholds(run: RunOptions, spec: ModelSpec) -> dict[str, float]:
 
 
 def _measure_all(
-    recipe: TrainingRecipe, data: Path, out: Path, options: EvaluateOptions, progress: Progress
+    recipe: TrainingRecipe,
+    data: Path,
+    out: Path,
+    options: EvaluateOptions,
+    progress: Progress,
+    *,
+    vectors: bool,
 ) -> list[ClassCounts]:
     splits = (options.split, "blocks" if options.split == "validation" else options.split)
     sources = [source for source in recipe.sources if source.split in splits]
@@ -153,8 +182,7 @@ def _measure_all(
         run=options.run,
         window_px=options.window_px,
         boundary_px=options.boundary_px,
-        # While thresholds are being chosen, polygons are not looked at.
-        vectors=options.store_thresholds is None,
+        vectors=vectors,
     )
     if not set(recipe.classes) & set(setting.spec.classes):
         raise TrainingError(
@@ -177,7 +205,7 @@ def _with_thresholds(
     target = options.store_thresholds
     assert target is not None
     spec = load_once(options.run).spec
-    bins = joined_bins(_measure_all(recipe, data, out, options, progress))
+    bins = joined_bins(_measure_all(recipe, data, out, options, progress, vectors=False))
     limits = dict(zip(spec.classes, spec.thresholds, strict=True))
     # A class that is labelled nowhere here keeps the threshold it had.
     labelled = tuple({score.class_name: None for score in bins if score.positive.any()})

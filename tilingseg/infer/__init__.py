@@ -5,9 +5,17 @@ of the other `runtimes`; `choice` says which, `parts` what they compile. `halvin
 whose memory is short, `devices` turns wishes into devices, `memory` keeps freed memory at hand.
 """
 
-from tilingseg.infer.choice import ENGINES, EngineChoice, choose_engine, make_engine
+from tilingseg.infer.choice import (
+    ENGINES,
+    EngineChoice,
+    choose_engine,
+    int8_difference,
+    make_engine,
+    measure_speed,
+)
 from tilingseg.infer.devices import choose_devices, choose_precision
 from tilingseg.infer.engine import Engine, TorchEngine
+from tilingseg.infer.exports import write_exports
 from tilingseg.infer.halving import HalvingEngine
 from tilingseg.infer.memory import freed_memory_kept
 from tilingseg.infer.parts import common_parts
@@ -26,6 +34,9 @@ __all__ = [
     "choose_precision",
     "common_parts",
     "freed_memory_kept",
+    "int8_difference",
     "make_engine",
+    "measure_speed",
     "predict",
+    "write_exports",
 ]

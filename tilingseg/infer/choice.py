@@ -44,6 +44,10 @@ BF16_LIMIT = 0.01
 """Mean difference of the probabilities between bf16 and fp32."""
 INT8_MARGIN = 1.5
 """How many times the difference that a model states for int8 may be found."""
+_NO_INT8 = (
+    "int8 runs on a CPU in OpenVINO or ONNX Runtime: pip install 'tilingseg[openvino]' "
+    "and use --device cpu"
+)
 _TILE_PX = 256
 _REPEATS = 3
 
@@ -177,6 +181,29 @@ def probabilities_of(model: LoadedModel, choice: EngineChoice) -> tuple[torch.Te
     return found, min(seconds)
 
 
+def measure_speed(model: LoadedModel, choice: EngineChoice) -> float:
+    """Return how fast the bare network is on the calibration tile, megapixels a second."""
+    _, seconds = probabilities_of(model, choice)
+    return calibration_side(model) ** 2 / seconds / 1e6
+
+
+def int8_difference(model: LoadedModel) -> float:
+    """Return the mean difference of the probabilities between int8 and fp32, 0…1.
+
+    Args:
+        model: its spec has ranges.
+
+    Raises:
+        DependencyError: no engine that computes in int8 is installed.
+    """
+    able = _able("int8")
+    if not able:
+        raise DependencyError(_NO_INT8)
+    exact, _ = probabilities_of(model, _choice(TORCH, "fp32", ""))
+    found, _ = probabilities_of(model, _choice(able[-1], "int8", ""))
+    return (found - exact).abs().mean().item()
+
+
 def _make(model: LoadedModel, choice: EngineChoice) -> Engine:
     n_bands = len(model.spec.bands)
     bytes_ = Scaling(low=(0.0,) * n_bands, high=(255.0,) * n_bands, source="uint8")
@@ -198,10 +225,7 @@ def _choice(engine: str, precision: str, reason: str) -> EngineChoice:
 
 def _fastest(model: LoadedModel, precision: str, able: list[str]) -> EngineChoice:
     if not able:
-        raise DependencyError(
-            "int8 runs on a CPU in OpenVINO or ONNX Runtime: pip install 'tilingseg[openvino]' "
-            "and use --device cpu"
-        )
+        raise DependencyError(_NO_INT8)
     if able == [TORCH]:
         return _choice(TORCH, precision, "no other engine is installed that could be used")
     key = _memo_key(model, precision, able)

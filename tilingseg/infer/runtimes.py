@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tilingseg.errors import DependencyError
 from tilingseg.model.graph import PIXELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """float32 (1, bands, height, width), normalised → logits, float32 (1, outputs, …). What it gives
@@ -76,6 +79,17 @@ def _prepare_openvino(data: bytes, precision: str, threads: int) -> Forward:
         return logits
 
     return forward
+
+
+def save_openvino(data: bytes, target: Path) -> None:
+    """Write a graph as OpenVINO's own pair of files.
+
+    Args:
+        data: content of an ONNX file.
+        target: path of the `.xml`; the `.bin` with the weights stands beside it.
+    """
+    openvino = _openvino()
+    openvino.save_model(openvino.Core().read_model(data), target, compress_to_fp16=False)
 
 
 def _openvino() -> Any:

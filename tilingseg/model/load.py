@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from tilingseg.errors import ModelError
 from tilingseg.model.deeplab import DeepLab, DeepLabOptions
 from tilingseg.model.fcn import FCN, FcnOptions
 from tilingseg.model.halo import network_geometry
+from tilingseg.model.packing import packed, unpacked
 from tilingseg.model.spec import METADATA_KEY, Geometry, ModelSpec
 from tilingseg.model.unet import UNet, UNetOptions
 
@@ -142,14 +143,32 @@ def load_model(
     return LoadedModel(spec=spec, module=module, geometry=geometry, sha256=digest)
 
 
-def save_model(path: str | Path, module: nn.Module, spec: ModelSpec, *, half: bool = False) -> None:
+def load_trainable(model: str | Path) -> tuple[ModelSpec, nn.Module]:
+    """Load a model as it was trained: its normalisations are not folded, its weights are float32.
+
+    Args:
+        model: name of a bundled model, or path of a model file.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    return _load_safetensors(_resolve(model))
+
+
+def save_model(
+    path: str | Path,
+    module: nn.Module,
+    spec: ModelSpec,
+    *,
+    weights: Literal["float32", "float16", "int8"] = "float32",
+) -> None:
     """Write weights and spec to one file, which appears whole or not at all.
 
     Args:
         path: file to write, ending in `.safetensors`; replaced if it exists.
         module: network built from `spec`.
         spec: travels in the file's metadata.
-        half: store the weights as float16, in half the space.
+        weights: how they are stored; computed with is float32, or what a run asks for.
 
     Raises:
         ModelError: the path has another suffix or cannot be written.
@@ -157,9 +176,12 @@ def save_model(path: str | Path, module: nn.Module, spec: ModelSpec, *, half: bo
     target = Path(path)
     if target.suffix != _SUFFIX:
         raise ModelError(f"a model file must end in {_SUFFIX}, got {target}")
+    stored = packed(module) if weights == "int8" else module.state_dict()
     tensors = {
-        name: (tensor.half() if half and tensor.is_floating_point() else tensor).cpu().contiguous()
-        for name, tensor in module.state_dict().items()
+        name: (tensor.half() if weights == "float16" and tensor.is_floating_point() else tensor)
+        .cpu()
+        .contiguous()
+        for name, tensor in stored.items()
     }
     data = save(tensors, metadata={METADATA_KEY: spec.to_json()})
     part = target.with_name(target.name + ".part")
@@ -185,14 +207,16 @@ def rewrite_spec(model: str | Path, target: str | Path, spec: ModelSpec) -> None
     Raises:
         ModelError: there is no such model, or the target cannot be written.
     """
-    _, module = _load_safetensors(_resolve(model))
-    half = _stored_half(_resolve(model))
-    save_model(target, module, spec, half=half)
+    _, module = load_trainable(model)
+    save_model(target, module, spec, weights=_stored_as(_resolve(model)))
 
 
-def _stored_half(path: Path) -> bool:
+def _stored_as(path: Path) -> Literal["float32", "float16", "int8"]:
     with safe_open(path, framework="pt") as file:
-        return any(file.get_slice(name).get_dtype() == "F16" for name in file.keys())  # noqa: SIM118
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    if "I8" in kinds:
+        return "int8"
+    return "float16" if "F16" in kinds else "float32"
 
 
 def _resolve(model: str | Path) -> Path:
@@ -209,7 +233,7 @@ def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is no safetensors file: {error}") from error
     if METADATA_KEY not in metadata:
@@ -217,7 +241,7 @@ def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
             f"{path} has no {METADATA_KEY!r} entry in its metadata, so bands, classes and scaling "
             "are not known; write model files with save_model"
         )
-    spec = ModelSpec.from_json(metadata[METADATA_KEY])
+    spec, tensors = ModelSpec.from_json(metadata[METADATA_KEY]), unpacked(stored)
     module = build_network(spec)
     expected = module.state_dict()
     if missing := sorted(expected.keys() - tensors.keys()):

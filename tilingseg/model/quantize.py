@@ -188,7 +188,8 @@ def _with_joined(graph: Graph, origins: dict[str, str], ranges: Ranges) -> Range
     What has no ReLU is rounded to the range of the joint from the start. What has one keeps its
     own, which begins at 0: only then are layer and ReLU one operator.
     """
-    if missing := sorted({name for name in origins.values() if "." in name} - ranges.keys()):
+    layers = {node.inputs[1] for node in graph.nodes if node.operator == "Conv"}
+    if missing := sorted({PIXELS, *layers} - ranges.keys()):
         raise ModelError(
             f"int8 needs the range of layer {missing[0]!r}, which this model does not state; "
             "'tilingseg compress' finds it"

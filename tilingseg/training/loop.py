@@ -24,7 +24,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
-from tilingseg.model.load import build_network, save_model
+from tilingseg.model.load import build_network, load_trainable, save_model
 from tilingseg.model.normalize import normalize
 from tilingseg.training.checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
 from tilingseg.training.group import join_group
@@ -151,7 +151,10 @@ def _train(
 
 
 def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State:
-    module = _channels_last(build_network(spec).to(group.device))
+    fresh = build_network(spec)
+    if recipe.start is not None:
+        fresh.load_state_dict(_weights_of(recipe.start, spec))
+    module = _channels_last(fresh.to(group.device))
     scaled = recipe.schedule.precision == "float16"
     return State(
         module=module,
@@ -159,6 +162,20 @@ def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State
         scaler=torch.amp.GradScaler(group.device.type, enabled=scaled),
         averaged={name: tensor.clone() for name, tensor in module.state_dict().items()},
     )
+
+
+def _weights_of(start: str, spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Return the weights of a model that has the network of a spec."""
+    own, module = load_trainable(start)
+    same = build_network(own).state_dict(), build_network(spec).state_dict()
+    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in same]
+    if own.network != spec.network or shapes[0] != shapes[1]:
+        raise TrainingError(
+            f"training cannot start from {start}: it is {own.network} "
+            f"{dict(own.network_options)}, the recipe's network is {spec.network} "
+            f"{dict(spec.network_options)}"
+        )
+    return module.state_dict()
 
 
 class _Batches:
@@ -332,4 +349,4 @@ def _write_model(
     module = build_network(spec)
     module.load_state_dict(averaged)
     final = dataclasses.replace(spec, thresholds=thresholds, notes=(*notes, *recipe.notes))
-    save_model(path, module, final, half=True)
+    save_model(path, module, final, weights="float16")

@@ -159,6 +159,9 @@ class TrainingRecipe:
     """`sigmoid` where classes may be labelled in different places."""
     network: NetworkOptions = field(default_factory=UNetOptions)
     """Which network, by its key `kind` (`unet` where it is not given), and its variant."""
+    start: str | None = None
+    """Model to begin from, a bundled name or a file: it has to have this network. None: fresh
+    weights."""
     loss: LossOptions = field(default_factory=LossOptions)
     """What is minimised."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
