@@ -208,14 +208,13 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
                 engine = engine or job.engine(device, store.scaling)
                 run_region(job, store, region, engine, pool, watch)
 
-    with (
-        freed_memory_kept(),
-        ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers,
-    ):
-        futures = [workers.submit(work, device) for device in job.devices]
-        try:
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            watch.stop()  # one failed, or Ctrl-C: the others give up too
-        for future in finished:
-            future.result()
+    with freed_memory_kept():
+        with ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers:
+            futures = [workers.submit(work, device) for device in job.devices]
+            try:
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                watch.stop()  # one failed, or Ctrl-C: the others give up too
+            for future in finished:
+                future.result()
+        job.reader.close()  # what it keeps goes before the heap is given back

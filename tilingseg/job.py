@@ -20,6 +20,7 @@ from tilingseg.area import area_from_box, area_from_file, area_window
 from tilingseg.errors import PlanError, TilingSegError
 from tilingseg.infer import (
     EngineChoice,
+    FrugalEngine,
     HalvingEngine,
     choose_devices,
     choose_engine,
@@ -106,7 +107,8 @@ class Job:
         plan = self.plan
         exact = plan.tiling.stitching == "exact"
         parts = common_parts(plan.grid) if exact else ()
-        return HalvingEngine(make_engine(self.model, scaling, device, _choice(plan.model), parts))
+        engine = make_engine(self.model, scaling, device, _choice(plan.model), parts)
+        return HalvingEngine(FrugalEngine(engine))
 
 
 def prepare(uri: str, options: RunOptions) -> Job:

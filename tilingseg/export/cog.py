@@ -51,8 +51,9 @@ Tags = tuple[tuple[str, str], ...]
 
 BLOCK_PX = 512
 """Side of the blocks of a file, px."""
-CACHE_BYTES = 256 * 2**20
-"""GDAL's block cache while an output is written; its own default grows with the machine."""
+CACHE_BYTES = 32 * 2**20
+"""GDAL's block cache while an output is written: windows are whole blocks, so that nothing is
+fetched twice; its own default grows with the machine."""
 CLASSES_TAG = "TILINGSEG_CLASSES"
 """JSON object: mask value → class name."""
 

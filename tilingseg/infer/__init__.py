@@ -17,7 +17,7 @@ from tilingseg.infer.devices import choose_devices, choose_precision
 from tilingseg.infer.engine import Engine, TorchEngine
 from tilingseg.infer.exports import write_exports
 from tilingseg.infer.halving import HalvingEngine
-from tilingseg.infer.memory import freed_memory_kept
+from tilingseg.infer.memory import FrugalEngine, freed_memory_kept, resident_bytes
 from tilingseg.infer.parts import common_parts
 from tilingseg.infer.tiles import Tally, TileSource, predict
 
@@ -25,6 +25,7 @@ __all__ = [
     "ENGINES",
     "Engine",
     "EngineChoice",
+    "FrugalEngine",
     "HalvingEngine",
     "Tally",
     "TileSource",
@@ -38,5 +39,6 @@ __all__ = [
     "make_engine",
     "measure_speed",
     "predict",
+    "resident_bytes",
     "write_exports",
 ]

@@ -4,22 +4,78 @@ The C library of Linux hands large blocks back to the kernel as soon as they are
 layer of the network gets fresh pages, each of which is cleared and mapped first: a third of the
 processor time of a forward pass on large tiles. While regions are inferred every block comes from a
 heap that is kept; afterwards it is given back. Other systems keep their own ways.
+
+Such a heap falls into pieces: buffers of readers lie between those of the network, and what is free
+between them no longer holds the next large map. Whatever the size of the scene, it may grow by a
+small share beyond what the first forward passes needed; then its free pages are given back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
+import os
 import platform
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from tilingseg.infer.engine import Engine, Part
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # names of malloc.h, for mallopt
 _NEVER = 2**31 - 1
 _USUAL = 32 * 2**20
 """What glibc's own, moving threshold arrives at, bytes."""
+
+_GROWTH = 1.03
+"""What the process may grow to, as a share of what it held after the first forward passes."""
+_FIRST_PASSES = 2
+"""Forward passes until the network has made all that it keeps."""
+
+
+class FrugalEngine:
+    """An engine that gives free memory back before it infers, once too much has piled up."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Wrap an engine that has not inferred yet."""
+        self._engine = engine
+        self._n_passes = 0
+        self._usual_bytes = 0
+
+    def probabilities(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part
+    ) -> torch.Tensor:
+        """Infer one batch; see `Engine.probabilities`."""
+        if self._n_passes >= _FIRST_PASSES and resident_bytes() > _GROWTH * self._usual_bytes:
+            give_back()
+        found = self._engine.probabilities(pixels, valid, part)
+        self._n_passes += 1
+        if self._n_passes <= _FIRST_PASSES:
+            self._usual_bytes = resident_bytes()
+        return found
+
+
+def resident_bytes() -> int:
+    """Return what this process holds of the machine's memory, bytes; 0 where it is not known."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:  # not Linux
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back() -> None:
+    """Give the pages of freed memory back to the system."""
+    library = _c_library()
+    if library is not None:
+        library.malloc_trim(0)
 
 
 @contextlib.contextmanager
@@ -38,6 +94,7 @@ def freed_memory_kept() -> Iterator[None]:
     finally:
         library.mallopt(_MMAP_THRESHOLD, _USUAL)
         library.mallopt(_TRIM_THRESHOLD, 2 * _USUAL)
+        gc.collect()  # a network may lie in a circle of references
         library.malloc_trim(0)
 
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from tilingseg.infer.engine import Engine, Part
     from tilingseg.records import SceneReader
 
+READ_AHEAD_BYTES = 24_000_000
+"""Pixels that may be read before the network asks for them, bytes."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -70,7 +73,7 @@ class TileSource:
     pool: ThreadPoolExecutor
     """Reader threads."""
     read_ahead: int
-    """Tiles that may be read before the network asks for them."""
+    """Tiles that may be read before the network asks for them, fewer where they are large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -160,13 +163,20 @@ def _read_ahead(tiles: Iterable[Tile], source: TileSource) -> Iterator[_Loaded]:
     try:
         for tile in tiles:
             pending.append(source.pool.submit(_load, tile, source))
-            if len(pending) > source.read_ahead:
+            if len(pending) > min(source.read_ahead, 1 + READ_AHEAD_BYTES // _bytes(tile, source)):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
         for future in pending:
             future.cancel()
+
+
+def _bytes(tile: Tile, source: TileSource) -> int:
+    """Return the memory of a tile that has been read, bytes."""
+    scene = source.reader.scene
+    pixel_bytes = len(scene.bands) * np.dtype(scene.dtype).itemsize + 1
+    return tile.window.area * pixel_bytes
 
 
 def _load(tile: Tile, source: TileSource) -> _Loaded:

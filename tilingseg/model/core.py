@@ -61,8 +61,7 @@ def core_logits(module: nn.Module, pixels: Tensor, core: tuple[slice, slice]) ->
         x = block(x)
         # The decoder's input is filled in two steps, so that the rest of the skip is free already.
         shape = (len(x), 2 * x.shape[1], row.stop - row.start, col.stop - col.start)
-        both = torch.empty(shape, dtype=x.dtype, device=x.device)
-        both = both.contiguous(memory_format=torch.channels_last)
+        both = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         both[:, : x.shape[1]] = x[:, :, row.start : row.stop, col.start : col.stop]
         joined.append(both)
         x = network.pool(x)

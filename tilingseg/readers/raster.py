@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from tilingseg.readers.source import Level, PixelSource
 
-_STEP_PX = 4_000_000
-"""Source pixels read at once while resampling: bounds memory however far a scene is shrunk."""
+_STEP_PX = 1_000_000
+"""Source pixels read at once while resampling: bounds memory however far a scene is shrunk, and
+what is summed up stays in a processor's cache (4,000,000 took 1.3 times as long)."""
 _PREVIEW_PX = 1_000_000_000
 """Source pixels that a reduced copy may cost where the file has no overview to take it from."""
 _SAMPLE_PX = 512
