@@ -17,7 +17,7 @@ import torch
 from shapely.affinity import affine_transform
 
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
-from tilingseg.errors import PlanError, TileError
+from tilingseg.errors import ModelError, PlanError, TileError
 from tilingseg.flow import open_store, run
 from tilingseg.grid import Window
 from tilingseg.job import RunOptions, prepare
@@ -373,3 +373,27 @@ def test_a_store_of_masks_alone_is_not_taken_for_vectors(scene, model, tmp_path)
     with pytest.raises(PlanError, match="without the probabilities.*--no-resume"):
         open_store(job, folder, vectors)
     assert open_store(job, folder, replace(vectors, resume=False)).keeps_probability
+
+
+def test_orientations_and_several_models_are_averaged_without_seams(scene, model, folder, tmp_path):
+    other = make_model(folder / "other.safetensors", seed=1)
+    box = (500_050.0, 4_999_800.0, 500_200.0, 4_999_950.0)
+    both = options_for(model, further_models=(other,), tta=True, box=box)
+    tilings = SMALL_TILES, TilingOptions(tile_size_px=256)
+    masks = []
+    for number, tiling in enumerate(tilings):
+        report = run(scene, tmp_path / str(number), options=replace(both, tiling=tiling))
+        with rasterio.open(dict(report.outputs)["mask"]) as dataset:
+            masks.append(dataset.read(1))
+            assert "+" in dataset.tags()["TILINGSEG_MODEL_SHA256"]
+    assert np.array_equal(*masks)
+    alone = run(scene, tmp_path / "alone", options=options_for(model, box=box))
+    with rasterio.open(dict(alone.outputs)["mask"]) as dataset:
+        assert not np.array_equal(dataset.read(1), masks[0])
+
+
+def test_models_of_different_classes_are_not_averaged(scene, model, folder):
+    spec = replace(SPEC, classes=("road", "building"))
+    other = make_model(folder / "swapped.safetensors", spec)
+    with pytest.raises(ModelError, match="classes differ"):
+        prepare(str(scene), options_for(model, further_models=(other,)))

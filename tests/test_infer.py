@@ -14,8 +14,10 @@ from tilingseg.area import area_mask
 from tilingseg.errors import ModelError, PlanError, TileError
 from tilingseg.grid import TileGrid
 from tilingseg.infer import (
+    D4,
     FrugalEngine,
     HalvingEngine,
+    MeanEngine,
     Tally,
     TileSource,
     TorchEngine,
@@ -25,8 +27,9 @@ from tilingseg.infer import (
     predict,
     resident_bytes,
 )
+from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network
-from tilingseg.model.spec import ModelSpec
+from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.records import Scaling
 
 SPEC = ModelSpec(
@@ -41,6 +44,8 @@ SPEC = ModelSpec(
     std=(1.0, 1.0),
 )
 ALL = slice(None), slice(None)
+PIXELS = Geometry(multiple_px=1, halo_px=0, reason=None, bytes_per_px=8.0)
+"""Of a network that looks at single pixels."""
 BYTES = Scaling(low=(0.0, 0.0), high=(255.0, 255.0), source="uint8")
 
 
@@ -174,7 +179,7 @@ class TestPredict:
         small = IdentityEngine(limit=2)
         rows = [
             list(predict(rows_of(grid), source_of(reader, pool), engine, 7, Tally()))
-            for engine in (IdentityEngine(), HalvingEngine(small))
+            for engine in (IdentityEngine(), HalvingEngine(small, PIXELS))
         ]
         assert small.batches == [1] * 7
         assert small.n_refused == 2, "the size that fitted is remembered"
@@ -198,7 +203,7 @@ class TestPredict:
                 for group in predict(rows_of(grid), source_of(reader, pool), e, 6, Tally())
                 for p in group
             ]
-            for e in (HalvingEngine(engine), IdentityEngine())
+            for e in (HalvingEngine(engine, PIXELS), IdentityEngine())
         )
         assert engine.n_refused > 0
         assert [p.tile for p in found] == [p.tile for p in expected]
@@ -330,6 +335,106 @@ class TestEdgesOfTheNetwork:
         assert torch.allclose(
             engine.probabilities(pixels, valid, part), whole[:, :, *part], rtol=0, atol=1e-6
         )
+
+
+class CrampedEngine(IdentityEngine):
+    """Takes no more than `most_px` at once."""
+
+    def __init__(self, engine, most_px):
+        super().__init__()
+        self.engine = engine
+        self.most_px = most_px
+        self.areas = []
+
+    def probabilities(self, pixels, valid, part):
+        self.areas.append(len(pixels) * pixels.shape[2] * pixels.shape[3])
+        if self.areas[-1] > self.most_px:
+            raise torch.OutOfMemoryError("pretended")
+        return self.engine.probabilities(pixels, valid, part)
+
+
+class TestShortMemory:
+    @pytest.mark.parametrize("part", [ALL, (slice(24, 72), slice(0, 100))])
+    def test_a_tile_that_does_not_fit_is_inferred_in_pieces(self, part):
+        torch.manual_seed(0)
+        spec = replace(SPEC, network_options=(("features", (4, 8)),))
+        module = build_network(spec).eval()
+        geometry = network_geometry(module, 2)
+        engine = TorchEngine(module, spec, BYTES, "cpu", "fp32")
+        cramped = CrampedEngine(engine, 64 * 96)
+        pixels, valid = random_pixels(96, 128)[None], np.ones((1, 96, 128), dtype=bool)
+        halving = HalvingEngine(cramped, geometry)
+        found = halving.probabilities(pixels, valid, part)
+        whole = engine.probabilities(pixels, valid, part)
+        assert torch.allclose(found, whole, rtol=0, atol=1e-6)
+        refused = sum(area > 64 * 96 for area in cramped.areas)
+        halving.probabilities(pixels, valid, part)
+        assert sum(area > 64 * 96 for area in cramped.areas) == refused, "what fits is remembered"
+
+    def test_memory_that_comes_back_changes_nothing(self):
+        engine = IdentityEngine()
+        first = iter([True])
+
+        class Once(IdentityEngine):
+            def probabilities(self, pixels, valid, part):
+                if next(first, False):
+                    raise torch.OutOfMemoryError("pretended")
+                return engine.probabilities(pixels, valid, part)
+
+        pixels, valid = random_pixels(10, 10)[None], np.ones((1, 10, 10), dtype=bool)
+        found = HalvingEngine(Once(), PIXELS).probabilities(pixels, valid, ALL)
+        assert torch.equal(found, engine.probabilities(pixels, valid, ALL))
+        assert engine.batches == [1, 1]
+
+    def test_a_tile_is_not_cut_for_ever(self):
+        geometry = replace(PIXELS, multiple_px=8, halo_px=32)
+        cramped = HalvingEngine(CrampedEngine(IdentityEngine(), 100), geometry)
+        with pytest.raises(torch.OutOfMemoryError, match="cut any smaller"):
+            cramped.probabilities(
+                random_pixels(96, 96)[None], np.ones((1, 96, 96), dtype=bool), ALL
+            )
+
+    def test_a_network_without_a_halo_is_not_cut(self):
+        geometry = replace(PIXELS, halo_px=None, reason="it has InstanceNorm")
+        cramped = CrampedEngine(IdentityEngine(), 100)
+        with pytest.raises(torch.OutOfMemoryError):
+            HalvingEngine(cramped, geometry).probabilities(
+                random_pixels(96, 96)[None], np.ones((1, 96, 96), dtype=bool), ALL
+            )
+        assert cramped.areas == [96 * 96] * 2
+
+
+class TestMean:
+    def test_views_are_turned_back(self):
+        pixels, valid = random_pixels(24, 40)[None], np.ones((1, 24, 40), dtype=bool)
+        part = slice(3, 20), slice(10, 38)
+        found = MeanEngine((IdentityEngine(),), D4).probabilities(pixels, valid, part)
+        expected = IdentityEngine().probabilities(pixels, valid, part)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+
+    def test_the_mean_does_not_depend_on_the_orientation_of_the_scene(self):
+        torch.manual_seed(0)
+        spec = replace(SPEC, network_options=(("features", (4, 8)),))
+        engine = TorchEngine(build_network(spec).eval(), spec, BYTES, "cpu", "fp32")
+        mean = MeanEngine((engine,), D4)
+        pixels, valid = random_pixels(64, 64)[None], np.ones((1, 64, 64), dtype=bool)
+        found = mean.probabilities(pixels, valid, ALL)
+        turned = mean.probabilities(np.rot90(pixels, 1, (2, 3)).copy(), valid, ALL)
+        assert torch.allclose(turned.rot90(-1, (2, 3)), found, rtol=0, atol=1e-5)
+        assert not torch.allclose(engine.probabilities(pixels, valid, ALL), found, atol=1e-3)
+
+    def test_networks_count_alike(self):
+        class Constant(IdentityEngine):
+            def __init__(self, value):
+                super().__init__()
+                self.value = value
+
+            def probabilities(self, pixels, valid, part):
+                return torch.full_like(super().probabilities(pixels, valid, part), self.value)
+
+        pixels, valid = random_pixels(8, 8)[None], np.ones((1, 8, 8), dtype=bool)
+        mean = MeanEngine((Constant(0.2), Constant(0.6)))
+        assert torch.allclose(mean.probabilities(pixels, valid, ALL), torch.tensor(0.4))
 
 
 class TestChoices:

@@ -19,14 +19,18 @@ from tilingseg import __version__
 from tilingseg.area import area_from_box, area_from_file, area_window
 from tilingseg.errors import PlanError, TilingSegError
 from tilingseg.infer import (
+    D4,
+    UPRIGHT,
     EngineChoice,
     FrugalEngine,
     HalvingEngine,
+    MeanEngine,
     choose_devices,
     choose_engine,
     common_parts,
     make_engine,
 )
+from tilingseg.model.ensemble import check_alike, common_geometry
 from tilingseg.model.load import DEFAULT_MODEL, load_model
 from tilingseg.output_folder import OutputOptions
 from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
@@ -49,8 +53,12 @@ class RunOptions:
 
     model: str | Path = DEFAULT_MODEL
     """Name of a bundled model, or a model file."""
+    further_models: tuple[str | Path, ...] = ()
+    """Models whose probabilities are averaged with those of `model`."""
     model_sha256: str | None = None
-    """Refuse the model file if its hash is another."""
+    """Refuse the file of `model` if its hash is another."""
+    tta: bool = False
+    """Average over the eight orientations of every tile: eight times the work."""
     bands: tuple[int, ...] | None = None
     """Bands of the file, from 1, in the model's order; None: matched by name."""
     gsd_m: float | None = None
@@ -93,8 +101,8 @@ class Job:
     """What will be done."""
     reader: SceneReader
     """The open scene."""
-    model: LoadedModel
-    """The network."""
+    models: tuple[LoadedModel, ...]
+    """The networks whose probabilities are averaged; mostly one."""
     area: BaseGeometry | None
     """Area of interest in pixel coordinates; None: the whole scene."""
     devices: tuple[str, ...]
@@ -107,8 +115,17 @@ class Job:
         plan = self.plan
         exact = plan.tiling.stitching == "exact"
         parts = common_parts(plan.grid) if exact else ()
-        engine = make_engine(self.model, scaling, device, _choice(plan.model), parts)
-        return HalvingEngine(FrugalEngine(engine))
+        choice = _choice(plan.model)
+        engines = tuple(make_engine(model, scaling, device, choice, parts) for model in self.models)
+        several = len(engines) > 1 or plan.model.tta
+        views = D4 if plan.model.tta else UPRIGHT
+        engine: Engine = MeanEngine(engines, views) if several else engines[0]
+        return HalvingEngine(FrugalEngine(engine), common_geometry(self.models))
+
+    @property
+    def model(self) -> LoadedModel:
+        """The first network, whose spec and thresholds the run takes."""
+        return self.models[0]
 
 
 def prepare(uri: str, options: RunOptions) -> Job:
@@ -123,7 +140,8 @@ def prepare(uri: str, options: RunOptions) -> Job:
     """
     if options.workers < 1:
         raise PlanError(f"workers must be 1 or more, got {options.workers}")
-    model = load_once(options)
+    models = _load_all(options)
+    model, geometry = models[0], common_geometry(models)
     spec = model.spec
     reader = open_scene(
         uri,
@@ -137,13 +155,16 @@ def prepare(uri: str, options: RunOptions) -> Job:
     area = _area(options, scene)
     devices = choose_devices(options.device)
     choice = choose_engine(model, devices[0], options.engine, options.precision)
-    tiling = plan_tiles(scene, model.geometry, options.tiling, spec.tile_size_px)
+    for other in models[1:]:
+        choose_engine(other, devices[0], choice.engine, choice.precision)
+    tiling = plan_tiles(scene, geometry, options.tiling, spec.tile_size_px)
     plan = RunPlan(
         software=__version__,
         scene=scene,
         model=ModelUse(
             spec=spec,
-            sha256=model.sha256,
+            sha256="+".join(model.sha256 for model in models),
+            tta=options.tta,
             class_indexes=_class_indexes(options.classes, spec),
             thresholds=_thresholds(options, spec),
             device_type=devices[0].partition(":")[0],
@@ -159,7 +180,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     return Job(
         plan=plan,
         reader=reader,
-        model=model,
+        models=models,
         area=area,
         devices=devices,
         workers=options.workers,
@@ -188,7 +209,7 @@ def with_engine(job: Job, engine: str | None) -> Job:
 
 
 def load_once(options: RunOptions) -> LoadedModel:
-    """Load the model of a run; the next run of this process gets the same while its file is.
+    """Load the first model of a run; the next run of this process gets the same while its file is.
 
     Raises:
         ModelError: there is no such model, or the file is no model.
@@ -196,7 +217,14 @@ def load_once(options: RunOptions) -> LoadedModel:
     return _load(str(options.model), options.model_sha256, _stamp(options.model))
 
 
-@lru_cache(maxsize=2)
+def _load_all(options: RunOptions) -> tuple[LoadedModel, ...]:
+    others = (_load(str(name), None, _stamp(name)) for name in options.further_models)
+    models = load_once(options), *others
+    check_alike(models)
+    return models
+
+
+@lru_cache(maxsize=8)
 def _load(model: str, sha256: str | None, stamp: tuple[int, int] | None) -> LoadedModel:
     return load_model(model, sha256=sha256)
 

@@ -100,7 +100,7 @@ class ModelUse:
     spec: ModelSpec
     """What travels with the weights."""
     sha256: str
-    """Hash of the model file."""
+    """Hash of the model file; of several, joined by `+`."""
     class_indexes: tuple[int, ...]
     """Classes that are kept, as positions in `spec.classes`."""
     thresholds: tuple[float, ...]
@@ -115,6 +115,8 @@ class ModelUse:
     """Version of its package: others may round differently."""
     engine_reason: str = ""
     """Why this engine, one sentence; measured, so no part of what makes two plans equal."""
+    tta: bool = False
+    """Averaged over the eight orientations of every tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

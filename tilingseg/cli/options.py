@@ -109,7 +109,17 @@ engine_options = _together(
 )
 
 scene_options = _together(
-    click.option("--model", default="buildings-roads", metavar="NAME|FILE", help="Model to use."),
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        default=("buildings-roads",),
+        metavar="NAME|FILE",
+        help="Model to use; several are averaged.",
+    ),
+    click.option(
+        "--tta", is_flag=True, help="Average over eight orientations: eight times the work."
+    ),
     click.option("--model-sha256", metavar="HEX", help="Refuse a model file with another hash."),
     click.option(
         "--bands",
@@ -197,7 +207,9 @@ def run_options(wishes: dict[str, Any]) -> RunOptions:
     from tilingseg.plan import TilingOptions
 
     return RunOptions(
-        model=wishes["model"],
+        model=wishes["models"][0],
+        further_models=wishes["models"][1:],
+        tta=wishes["tta"],
         model_sha256=wishes["model_sha256"],
         bands=wishes["bands"],
         gsd_m=wishes["gsd"],

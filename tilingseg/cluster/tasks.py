@@ -128,10 +128,14 @@ def shared(options: RunOptions) -> RunOptions:
     Paths become absolute, for workers have a current folder of their own; and a worker starts no
     processes, for those that Dask watches over may not.
     """
-    model = str(options.model)
+    first, *others = (
+        absolute(name) if Path(name).suffix else name
+        for name in map(str, (options.model, *options.further_models))
+    )
     return replace(
         options,
-        model=absolute(model) if Path(model).suffix else model,
+        model=first,
+        further_models=tuple(others),
         area_file=None if options.area_file is None else options.area_file.absolute(),
         outputs=replace(options.outputs, vectors=replace(options.outputs.vectors, workers=1)),
     )

@@ -1,8 +1,9 @@
 """Inference: the tiles of a region are read ahead, batched and sent through the network.
 
 `tiles` reads and batches. `engine` runs the network in PyTorch on one device, `graph_engine` in one
-of the other `runtimes`; `choice` says which, `parts` what they compile. `halving` survives a device
-whose memory is short, `devices` turns wishes into devices, `memory` keeps freed memory at hand.
+of the other `runtimes`; `choice` says which, `parts` what they compile. `mean` averages networks
+and orientations, `halving` survives a device whose memory is short, `devices` turns wishes into
+devices, `memory` keeps freed memory at hand.
 """
 
 from tilingseg.infer.choice import (
@@ -17,16 +18,20 @@ from tilingseg.infer.devices import choose_devices, choose_precision
 from tilingseg.infer.engine import Engine, TorchEngine
 from tilingseg.infer.exports import write_exports
 from tilingseg.infer.halving import HalvingEngine
+from tilingseg.infer.mean import D4, UPRIGHT, MeanEngine
 from tilingseg.infer.memory import FrugalEngine, freed_memory_kept, resident_bytes
 from tilingseg.infer.parts import common_parts
 from tilingseg.infer.tiles import Tally, TileSource, predict
 
 __all__ = [
+    "D4",
     "ENGINES",
+    "UPRIGHT",
     "Engine",
     "EngineChoice",
     "FrugalEngine",
     "HalvingEngine",
+    "MeanEngine",
     "Tally",
     "TileSource",
     "TorchEngine",
