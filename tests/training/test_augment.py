@@ -10,15 +10,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.training.test_samples import make_raster, make_recipe
+from tilingseg.errors import TrainingError
 from tilingseg.training.augment import (
     STRAIGHT,
     AugmentOptions,
     Warp,
     blur,
+    draw_bend,
+    draw_cutouts,
     draw_warp,
     sampling_grid,
     vary_look,
 )
+from tilingseg.training.losses import UNKNOWN
+from tilingseg.training.samples import draw_batch
 
 
 def warped(pixels, warp, size, *, mode="bilinear"):
@@ -106,3 +112,97 @@ def test_blur_is_a_gaussian():
     assert smooth.sum().item() == pytest.approx(2, abs=1e-5)
     flat = torch.full((1, 6, 6), 0.3)
     assert torch.allclose(blur(flat, 2.0), flat, atol=1e-6)
+
+
+def marked(size=64):
+    """A raster whose bands hold its own coordinates, and labels that follow from them."""
+    rows, cols = np.mgrid[:size, :size]
+    pixels = np.stack([rows, cols]).astype(np.uint8)
+    labels = ((rows // 8 + cols // 8) % 2).astype(np.uint8)[None]
+    return make_raster_of(pixels, labels)
+
+
+def make_raster_of(pixels, labels):
+    raster = make_raster(shape=labels.shape[1:])
+    changes = {"pixels": pixels, "labels": labels, "borders": labels * 200}
+    return dataclasses.replace(raster, **changes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "augment",
+    [
+        {"scale": (0.6, 1.4), "rotation_deg": 180.0},
+        {"scale": (1.0, 1.0), "rotation_deg": 0.0, "elastic_px": 3.0, "elastic_step_px": 16},
+        {
+            "scale": (0.8, 1.2),
+            "rotation_deg": 90.0,
+            "elastic_px": 2.0,
+            "cutouts": 3,
+            "cutout_px": (3, 6),
+        },
+    ],
+)
+def test_pixels_and_labels_move_together(augment, seed):
+    still = {"brightness": 0, "contrast": 0, "gamma": 0, "colour": 0, "saturation": 0}
+    options = AugmentOptions(**still, blur_share=0, **augment)
+    recipe = make_recipe(window_px=24, batch_size=3)
+    recipe = dataclasses.replace(recipe, augment=options, seed=seed)
+    batch = draw_batch((marked(),), recipe, 0)
+    at = batch.pixels * 255  # where each pixel came from, in the middle between four
+    rows, cols = at[:, 0], at[:, 1]
+    known = batch.labels[:, 0] != UNKNOWN
+    assert torch.equal(known, batch.valid)
+    # near a line between two fields rounding decides, so only pixels inside of fields are asked
+    # and beside what is unknown, pixels are mixed with the nothing there
+    whole = -F.max_pool2d(-known.float(), 3, 1, 1) == 1
+    inside = whole & ((rows % 8 - 3.5).abs() < 3) & ((cols % 8 - 3.5).abs() < 3)
+    expected = ((rows / 8).floor() + (cols / 8).floor()) % 2
+    assert inside.float().mean() > 0.2
+    assert torch.equal(batch.labels[:, 0][inside].float(), expected[inside])
+    borders = batch.borders[:, 0][inside] * 255
+    assert torch.allclose(borders, expected[inside] * 200)
+    if not augment.get("cutouts"):
+        assert known.float().mean() > 0.7
+
+
+def test_a_bend_moves_ground_by_what_was_drawn():
+    options = AugmentOptions(elastic_px=2.0, elastic_step_px=16)
+    bend = draw_bend(options, 64, np.random.default_rng(0))
+    assert bend.shape == (1, 64, 64, 2)
+    assert 1.0 < bend.std().item() < 3.0
+    assert bend.diff(dim=1).abs().max() < 1.5  # smooth
+    straight = sampling_grid(STRAIGHT, 64, 64, 100)
+    moved = sampling_grid(STRAIGHT, 64, 64, 100, bend)
+    assert torch.allclose((moved - straight) * 50, bend, atol=1e-5)
+    assert draw_bend(AugmentOptions(), 64, None) is None
+
+
+def test_noise_is_as_strong_as_it_was_told():
+    still = {"brightness": 0, "contrast": 0, "gamma": 0, "colour": 0, "saturation": 0}
+    pixels = torch.full((64, 3, 16, 16), 0.5)
+    options = AugmentOptions(**still, blur_share=0, noise=0.1)
+    noisy = vary_look(pixels, options, torch.Generator().manual_seed(0))
+    deviations = (noisy - 0.5).std(dim=(1, 2, 3))
+    assert deviations.max() < 0.11
+    assert deviations.mean().item() == pytest.approx(0.05, abs=0.015)
+
+
+def test_cutouts_are_ground_without_data():
+    options = AugmentOptions(cutouts=2, cutout_px=(3, 5))
+    cut = draw_cutouts((200, 20, 30), options, torch.Generator().manual_seed(0))
+    sizes = cut.flatten(1).sum(dim=1)
+    assert sizes.max() <= 50
+    assert 0.2 < (sizes == 0).float().mean() < 0.5
+    recipe = dataclasses.replace(make_recipe(batch_size=8), augment=options)
+    batch = draw_batch((make_raster(share=0.5),), recipe, 0)
+    assert not batch.valid.all()
+    assert (batch.labels[:, 0][~batch.valid] == UNKNOWN).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"cutout_px": (9, 3)}]
+)
+def test_ranges_that_do_not_rise_are_refused(options):
+    with pytest.raises(TrainingError, match="it must rise and be above 0"):
+        AugmentOptions(**options)

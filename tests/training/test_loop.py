@@ -204,7 +204,7 @@ def test_a_broken_checkpoint_is_refused(data, tmp_path, content):
 def test_a_loss_that_explodes_stops_the_job(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "tilingseg.training.loop.segmentation_loss",
-        lambda logits, labels, options: logits.sum() * float("nan"),
+        lambda logits, labels, options, borders: logits.sum() * float("nan"),
     )
     with pytest.raises(TrainingError, match="nan at step 0; lower the learning rate"):
         train(make_recipe(), data, tmp_path / "out")
@@ -215,7 +215,7 @@ def test_a_loss_that_explodes_keeps_the_last_checkpoint(data, tmp_path, monkeypa
     straight = train(recipe, data, tmp_path / "straight").read_bytes()
     calls = itertools.count()
 
-    def explode(logits, labels, options):
+    def explode(logits, labels, options, borders):
         loss = segmentation_loss(logits, labels, options)
         return loss * float("inf") if next(calls) == 4 else loss
 

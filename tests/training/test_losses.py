@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -160,3 +161,54 @@ def test_outputs_and_weights_must_fit_the_classes():
         segmentation_loss(logits, labels, LossOptions(kind="ce"))
     with pytest.raises(TrainingError, match="1 class weights do not fit 2"):
         segmentation_loss(logits, labels, LossOptions(class_weights=(1.0,)))
+
+
+@pytest.mark.parametrize("kind", ["bce", "focal", "ce"])
+def test_borders_weigh_their_pixels(kind):
+    softmax = kind == "ce"
+    logits, labels = make_batch(3, softmax=softmax)
+    labels[labels == UNKNOWN] = 0
+    borders = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    borders = borders * (labels == 0)
+    options = LossOptions(kind=kind, border_weight=10.0, focal_gamma=0.0)
+    total = norm = 0.0
+    for image, row, col in itertools.product(range(3), range(4), range(5)):
+        label = labels[image, :, row, col].tolist()
+        near = borders[image, :, row, col].tolist()
+        scores = logits[image, :, row, col].tolist()
+        if softmax:
+            chosen = 1 + label.index(1) if 1 in label else 0
+            shares = [math.exp(v) for v in scores]
+            terms = [(1 + 10 * max(near), shares[chosen] / sum(shares))]
+        else:
+            p = [1 / (1 + math.exp(-v)) for v in scores]
+            terms = [
+                (1 + 10 * n, q if t else 1 - q) for n, q, t in zip(near, p, label, strict=True)
+            ]
+        for weight, right in terms:
+            total -= weight * math.log(right)
+            norm += weight
+    loss = segmentation_loss(logits, labels, options, borders).item()
+    assert loss == pytest.approx(total / norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_values(kind):
+    logits, labels = make_batch(5, softmax=kind.startswith("ce"))
+    options = LossOptions(kind=kind, class_weights=(2.0, 0.5), border_weight=3.0)
+    borders = torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)).double()
+    logits = logits.double().requires_grad_()
+    # The loss itself computes in float32, so that steps must be large and the limits wide.
+    torch.autograd.gradcheck(
+        lambda x: segmentation_loss(x, labels, options, borders.float()).double(),
+        logits,
+        eps=1e-2,
+        atol=2e-4,
+        rtol=2e-2,
+    )
+
+
+@pytest.mark.parametrize("options", [{"border_weight": -1.0}, {"border_sigma_px": 0.0}])
+def test_borders_that_mean_nothing_are_refused(options):
+    with pytest.raises(TrainingError, match="border_weight must be at least 0"):
+        LossOptions(**options)

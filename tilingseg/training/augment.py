@@ -1,10 +1,11 @@
 """Variation of training windows: where they lie, how they are turned, and how they look.
 
 Two halves. `draw_warp` decides for one window how its pixels lie in the source: turned, mirrored
-and scaled, in one resampling together with the change to the model's GSD. `vary_look` changes a
-batch of pixels: light, contrast, gamma, colour cast and blur, as other sensors, seasons and
-compressions would. All randomness comes from the generators that are handed in, so a step can be
-repeated exactly.
+and scaled, in one resampling together with the change to the model's GSD; `draw_bend` adds an
+elastic deformation to that. `vary_look` changes a batch of pixels: light, contrast, gamma, colour
+cast, blur and noise, as other sensors, seasons and compressions would; `draw_cutouts` takes ground
+away. All randomness comes from the generators that are handed in, so a step can be repeated
+exactly.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tilingseg.errors import TrainingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +46,32 @@ class AugmentOptions:
     """Share of the windows that is blurred, 0…1."""
     blur_px: float = 1.2
     """Largest deviation of the Gaussian, px."""
+    elastic_px: float = 0.0
+    """Deviation of the displacements of an elastic deformation, px; 0: none."""
+    elastic_step_px: int = 32
+    """Distance of the points that are displaced, px; between them the ground is bent smoothly."""
+    noise: float = 0.0
+    """Largest deviation of the noise that is added, in values of 0…1."""
+    cutouts: int = 0
+    """Largest number of squares that are cut out of a window: as ground without data, unknown."""
+    cutout_px: tuple[int, int] = (8, 48)
+    """Smallest and largest side of such a square, px."""
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that nothing can be drawn from.
+
+        Raises:
+            TrainingError: naming the key, its value and what it must be.
+        """
+        for name, (low, high) in (("scale", self.scale), ("cutout_px", self.cutout_px)):
+            if not 0 < low <= high:
+                raise TrainingError(
+                    f"augment: {name} is {low}, {high}; it must rise and be above 0"
+                )
+        if self.elastic_step_px < 1:
+            raise TrainingError(
+                f"augment: elastic_step_px is {self.elastic_step_px}, must be above 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +105,30 @@ def draw_warp(options: AugmentOptions, rng: np.random.Generator) -> Warp:
     return Warp(scale=scale, angle_rad=quarter if straight else angle, mirrored=mirrored)
 
 
-def sampling_grid(warp: Warp, size_px: int, reach_px: float, source_px: int) -> Tensor:
+def draw_bend(options: AugmentOptions, size_px: int, rng: np.random.Generator) -> Tensor | None:
+    """Draw an elastic deformation: points of a coarse lattice are displaced, the rest follows.
+
+    Args:
+        options: how far and how finely.
+        size_px: side of the window, px.
+        rng: source of randomness; untouched where there is no deformation.
+
+    Returns:
+        float32 (1, size, size, 2): x and y, px of the window; None: no deformation.
+    """
+    if options.elastic_px <= 0:
+        return None
+    count = math.ceil(size_px / options.elastic_step_px) + 1
+    points = rng.normal(0, options.elastic_px, (1, 2, count, count))
+    bend = F.interpolate(
+        torch.from_numpy(points).float(), (size_px, size_px), mode="bicubic", align_corners=True
+    )
+    return bend.permute(0, 2, 3, 1)
+
+
+def sampling_grid(
+    warp: Warp, size_px: int, reach_px: float, source_px: int, bend: Tensor | None = None
+) -> Tensor:
     """Return where each pixel of a window lies in a square cut of its source.
 
     Args:
@@ -84,6 +136,7 @@ def sampling_grid(warp: Warp, size_px: int, reach_px: float, source_px: int) -> 
         size_px: side of the window, px.
         reach_px: source pixels that the window's side covers at scale 1.
         source_px: side of the cut, centred on the window, px.
+        bend: an elastic deformation, as from `draw_bend`.
 
     Returns:
         float32 (1, size, size, 2): x and y for `grid_sample` with `align_corners=False`.
@@ -94,7 +147,8 @@ def sampling_grid(warp: Warp, size_px: int, reach_px: float, source_px: int) -> 
     y, x = along.view(-1, 1), along.view(1, -1)
     if warp.mirrored:
         x = -x
-    return torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1).unsqueeze(0)
+    grid = torch.stack((cos * x - sin * y, sin * x + cos * y), dim=-1).unsqueeze(0)
+    return grid if bend is None else grid + bend * (length / size_px)
 
 
 def vary_look(pixels: Tensor, options: AugmentOptions, generator: torch.Generator) -> Tensor:
@@ -126,7 +180,37 @@ def vary_look(pixels: Tensor, options: AugmentOptions, generator: torch.Generato
     deviations = torch.rand(n, generator=generator) * options.blur_px + 1e-3
     for index in torch.nonzero(blurred).flatten().tolist():
         varied[index] = blur(varied[index], float(deviations[index]))
+    if options.noise > 0:
+        deviation = torch.rand((n, 1, 1, 1), generator=generator) * options.noise
+        noise = torch.randn(varied.shape, generator=generator) * deviation
+        varied = (varied + noise.to(pixels.device)).clamp(0, 1)
     return varied
+
+
+def draw_cutouts(
+    shape: tuple[int, int, int], options: AugmentOptions, generator: torch.Generator
+) -> Tensor:
+    """Draw squares that are cut out of windows.
+
+    Args:
+        shape: (n, height, width) of a batch.
+        options: how many and how large.
+        generator: source of randomness.
+
+    Returns:
+        bool (n, height, width), True = cut out.
+    """
+    n, height, width = shape
+    cut = torch.zeros(shape, dtype=torch.bool)
+    counts = torch.randint(0, options.cutouts + 1, (n,), generator=generator)
+    low, high = options.cutout_px
+    for index, count in enumerate(counts.tolist()):
+        for _ in range(count):
+            side = int(torch.randint(low, high + 1, (1,), generator=generator))
+            row = int(torch.randint(0, max(1, height - side + 1), (1,), generator=generator))
+            col = int(torch.randint(0, max(1, width - side + 1), (1,), generator=generator))
+            cut[index, row : row + side, col : col + side] = True
+    return cut
 
 
 def blur(pixels: Tensor, deviation_px: float) -> Tensor:

@@ -253,7 +253,8 @@ def _update(
         half = _HALF.get(schedule.precision)
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             logits = network(pixels)
-        loss = segmentation_loss(logits, batch.labels.to(device), recipe.loss)
+        borders = None if batch.borders is None else batch.borders.to(device)
+        loss = segmentation_loss(logits, batch.labels.to(device), recipe.loss, borders)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {state.step}; lower the learning rate "

@@ -43,15 +43,35 @@ class LossOptions:
     """Weight of false negatives."""
     class_weights: tuple[float, ...] = ()
     """Weight of each class; empty: all 1."""
+    border_weight: float = 0.0
+    """Extra weight of the background between two objects that touch, in the cross-entropies and the
+    focal loss; the original U-Net has 10. 0: none."""
+    border_sigma_px: float = 5.0
+    """How fast that fades with the distance of the objects, px at the model's GSD."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that mean nothing.
+
+        Raises:
+            TrainingError: naming the key, its value and what it must be.
+        """
+        if self.border_weight < 0 or not self.border_sigma_px > 0:
+            raise TrainingError(
+                "loss: border_weight must be at least 0 and border_sigma_px above 0, got "
+                f"{self.border_weight} and {self.border_sigma_px}"
+            )
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, options: LossOptions) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, options: LossOptions, borders: Tensor | None = None
+) -> Tensor:
     """Compute the loss of one batch.
 
     Args:
         logits: float (n, outputs, height, width); for `ce` kinds the background comes first.
         labels: uint8 (n, classes, height, width): 0, 1 or `UNKNOWN`.
         options: kind and constants.
+        borders: float32, as `labels`, 0…1: how near two objects are; None: nowhere.
 
     Returns:
         float32 scalar; 0 with a gradient of 0 when nothing is known.
@@ -70,7 +90,9 @@ def segmentation_loss(logits: Tensor, labels: Tensor, options: LossOptions) -> T
         raise TrainingError(
             f"{len(options.class_weights)} class weights do not fit {n_classes} classes"
         )
-    weights = logits.new_tensor(options.class_weights or (1.0,) * n_classes)
+    by_class = logits.new_tensor(options.class_weights or (1.0,) * n_classes)
+    extra = logits.new_ones(1) if borders is None else 1 + options.border_weight * borders
+    weights = by_class.view(1, -1, 1, 1) * extra
     known = labels != UNKNOWN
     target = (labels == 1).float()
     if options.kind == "focal":
@@ -78,16 +100,17 @@ def segmentation_loss(logits: Tensor, labels: Tensor, options: LossOptions) -> T
     if options.kind == "tversky":
         alpha, beta = options.tversky_alpha, options.tversky_beta
         overlap = tversky(logits.sigmoid(), target, known, alpha=alpha, beta=beta)
-        return (overlap * weights).sum() / weights.sum()
+        return (overlap * by_class).sum() / by_class.sum()
     if softmax:
-        entropy = cross_entropy(logits, target, known, weights=weights)
+        extra = extra if borders is None else extra.amax(dim=1)
+        entropy = cross_entropy(logits, target, known, weights=by_class, extra=extra)
         probability = logits.softmax(dim=1)[:, 1:]
     else:
         entropy = binary_cross_entropy(logits, target, known, weights=weights)
         probability = logits.sigmoid()
     if options.kind in ("bce", "ce"):
         return entropy
-    overlap = (dice(probability, target, known) * weights).sum() / weights.sum()
+    overlap = (dice(probability, target, known) * by_class).sum() / by_class.sum()
     return (1 - options.dice_share) * entropy + options.dice_share * overlap
 
 
@@ -100,7 +123,7 @@ def binary_cross_entropy(
         logits: float32 (n, classes, height, width).
         target: float32, same shape, 0 or 1.
         known: bool, same shape.
-        weights: float32 (classes,).
+        weights: float32, of a shape that fits `logits`.
     """
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return _weighted_mean(loss, known, weights)
@@ -115,14 +138,16 @@ def focal(
         logits: float32 (n, classes, height, width).
         target: float32, same shape, 0 or 1.
         known: bool, same shape.
-        weights: float32 (classes,).
+        weights: float32, of a shape that fits `logits`.
         gamma: at least 0; 0 is the cross-entropy.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return _weighted_mean(entropy * (1 - torch.exp(-entropy)) ** gamma, known, weights)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, known: Tensor, *, weights: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Tensor, target: Tensor, known: Tensor, *, weights: Tensor, extra: Tensor
+) -> Tensor:
     """Softmax cross-entropy over background and classes, where all classes are known.
 
     Args:
@@ -130,9 +155,10 @@ def cross_entropy(logits: Tensor, target: Tensor, known: Tensor, *, weights: Ten
         target: float32 (n, classes, height, width), 0 or 1; the first class that is 1 counts.
         known: bool, as `target`.
         weights: float32 (classes,); the background weighs 1.
+        extra: float32, fits (n, height, width): multiplies the weight of a pixel.
     """
     index = torch.where(target.any(dim=1), target.argmax(dim=1) + 1, 0)  # (n, h, w)
-    each = torch.cat((weights.new_ones(1), weights))[index] * known.all(dim=1)
+    each = torch.cat((weights.new_ones(1), weights))[index] * known.all(dim=1) * extra
     loss = F.cross_entropy(logits, index, reduction="none")
     return (loss * each).sum() / each.sum().clamp(min=1e-6)
 
@@ -176,5 +202,5 @@ def tversky(
 
 
 def _weighted_mean(loss: Tensor, known: Tensor, weights: Tensor) -> Tensor:
-    each = known * weights.view(1, -1, 1, 1)
+    each = known * weights
     return (loss * each).sum() / each.sum().clamp(min=1e-6)

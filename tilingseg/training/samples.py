@@ -20,7 +20,14 @@ import torch
 import torch.nn.functional as F
 
 from tilingseg.records import Scaling
-from tilingseg.training.augment import STRAIGHT, draw_warp, sampling_grid, vary_look
+from tilingseg.training.augment import (
+    STRAIGHT,
+    draw_bend,
+    draw_cutouts,
+    draw_warp,
+    sampling_grid,
+    vary_look,
+)
 from tilingseg.training.losses import UNKNOWN
 
 if TYPE_CHECKING:
@@ -48,6 +55,8 @@ class Batch:
     """bool (n, height, width), True = holds data."""
     labels: torch.Tensor
     """uint8 (n, classes, height, width): 0, 1 or `UNKNOWN`."""
+    borders: torch.Tensor | None = None
+    """float32 (n, classes, height, width) in 0…1: how near two objects are; None: not asked for."""
 
 
 def unit_scaling(n_bands: int) -> Scaling:
@@ -85,9 +94,21 @@ def draw_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, step
         warp = draw_warp(recipe.augment, rng)
         scale = 1.0 if n_windows else warp.scale
         centre = _centre(raster, places, side * recipe.pixel_m / raster.gsd_m * scale)
-        windows.append(cut_window(raster, centre, side, recipe.pixel_m, warp=warp))
-    pixels, valid, labels = (torch.cat(parts) for parts in zip(*windows, strict=True))
-    return Batch(pixels=vary_look(pixels, recipe.augment, generator), valid=valid, labels=labels)
+        bend = draw_bend(recipe.augment, side, rng)
+        windows.append(_cut(raster, centre, (side, recipe.pixel_m), warp, bend))
+    pixels, valid, labels, borders = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    pixels = vary_look(pixels, recipe.augment, generator)
+    if recipe.augment.cutouts:
+        shape = (len(valid), valid.shape[1], valid.shape[2])
+        cut = draw_cutouts(shape, recipe.augment, generator)
+        valid = valid & ~cut
+        labels = labels.masked_fill(cut.unsqueeze(1), UNKNOWN)
+    return Batch(
+        pixels=pixels,
+        valid=valid,
+        labels=labels,
+        borders=borders.float() / 255 if borders.shape[1] else None,
+    )
 
 
 def cut_window(
@@ -112,8 +133,24 @@ def cut_window(
         valid: bool (1, size, size).
         labels: uint8 (1, classes, size, size).
     """
+    return _cut(raster, centre, (size_px, gsd_m), warp, None)[:3]
+
+
+def _cut(
+    raster: LabelledRaster,
+    centre: tuple[int, int],
+    size: tuple[int, float],
+    warp: Warp,
+    bend: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return pixels, valid, labels as `cut_window`, and borders, of no class where none are kept.
+
+    Everything is sampled at the same places, so that nothing can move against the rest.
+    """
+    size_px, gsd_m = size
     reach = size_px * gsd_m / raster.gsd_m
-    half = math.ceil(reach * warp.scale * math.sqrt(0.5)) + 2
+    bent_px = 0.0 if bend is None else float(bend.abs().max()) * reach * warp.scale / size_px
+    half = math.ceil(reach * warp.scale * math.sqrt(0.5) + bent_px) + 2
     height, width = raster.valid.shape
     top, left = centre[0] - half, centre[1] - half
     bottom, right = centre[0] + half, centre[1] + half
@@ -125,17 +162,20 @@ def cut_window(
     shown = np.pad(unit_values(raster, rows, cols), ((0, 0), *outside))
     valid = np.pad(raster.valid[rows, cols], outside)
     labels = np.pad(raster.labels[:, rows, cols], ((0, 0), *outside), constant_values=UNKNOWN)
+    kept = labels[:0] if raster.borders is None else raster.borders[:, rows, cols]
+    borders = np.pad(kept, ((0, 0), *outside)) if len(kept) else kept
 
-    grid = sampling_grid(warp, size_px, reach, 2 * half)
+    grid = sampling_grid(warp, size_px, reach, 2 * half, bend)
     pixels = F.grid_sample(
         torch.from_numpy(shown).unsqueeze(0), grid, mode="bilinear", align_corners=False
     )
-    exact = torch.from_numpy(np.concatenate((labels, valid[None]))).unsqueeze(0)
+    exact = torch.from_numpy(np.concatenate((labels, borders, valid[None]))).unsqueeze(0)
     # The nearest pixel keeps labels whole; float32 holds them exactly.
     exact = F.grid_sample(exact.float(), grid, mode="nearest", align_corners=False)
     inside = exact[:, -1] == 1
-    known = exact[:, :-1].to(torch.uint8).masked_fill(~inside.unsqueeze(1), UNKNOWN)
-    return pixels * inside.unsqueeze(1), inside, known
+    n_classes = len(labels)
+    known = exact[:, :n_classes].to(torch.uint8).masked_fill(~inside.unsqueeze(1), UNKNOWN)
+    return pixels * inside.unsqueeze(1), inside, known, exact[:, n_classes:-1].to(torch.uint8)
 
 
 def _shares(rasters: tuple[LabelledRaster, ...]) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ from tilingseg.errors import TrainingError
 from tilingseg.grid import Window
 from tilingseg.readers import open_scene
 from tilingseg.scaling import decide_scaling
+from tilingseg.training.borders import border_weights
 from tilingseg.training.labels import held_out_blocks, labelled_part, read_labels
 from tilingseg.training.losses import UNKNOWN
 
@@ -80,6 +81,8 @@ class LabelledRaster:
     """Stored values that become 0 and 1."""
     anchors: tuple[NDArray[np.int64], ...]
     """(n, 2) row and column of some positive pixels, for each class that has any."""
+    borders: NDArray[np.uint8] | None = None
+    """(classes, height, width), 255 = 1: how near two objects are; None: the loss does not ask."""
     place: Place | None = None
     """Where the pixels come from; None: from nowhere, as in a drawing."""
 
@@ -175,6 +178,7 @@ def _load(
         gsd_m=gsd_m,
         scaling=scaling,
         anchors=_anchors(labels, recipe.seed),
+        borders=_borders(labels, gsd_m, recipe),
         place=Place(uri=str(path), window=window, lonlat=_lonlat(reader.scene, window)),
     )
 
@@ -187,6 +191,15 @@ def _of_split(
         near = ndimage.distance_transform_edt(~held_out) <= _MARGIN_PX
         return valid & ~near, labels
     return valid, np.where(held_out, labels, UNKNOWN).astype(np.uint8)
+
+
+def _borders(
+    labels: NDArray[np.uint8], gsd_m: float, recipe: TrainingRecipe
+) -> NDArray[np.uint8] | None:
+    if recipe.loss.border_weight == 0:
+        return None
+    sigma_px = recipe.loss.border_sigma_px * recipe.pixel_m / gsd_m
+    return np.stack([border_weights(of_class, sigma_px) for of_class in labels])
 
 
 def _lonlat(scene: Scene, window: Window) -> tuple[float, float, float, float] | None:
