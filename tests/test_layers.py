@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "plan": {"errors", "grid", "records"},
     "area": {"errors", "grid"},
     "scaling": {"records"},
-    "model": {"errors", "records"},
+    "model": {"atomic", "errors", "records"},
     "readers": {"errors", "grid", "records"},
     "infer": {"atomic", "errors", "memo", "model", "records"},
     "stitch": {"grid", "records"},

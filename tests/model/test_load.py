@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tilingseg.errors import ModelError
+from tilingseg.errors import ModelError, OutputError
 from tilingseg.model.load import (
     DEFAULT_MODEL,
     available_models,
@@ -103,7 +103,7 @@ def test_an_existing_file_is_replaced_and_no_part_remains(model_file, network):
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing(tmp_path, network):
-    with pytest.raises(ModelError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         save_model(tmp_path / "absent" / "m.safetensors", network, SPEC)
     with pytest.raises(ModelError, match="must end in .safetensors"):
         save_model(tmp_path / "m.pt", network, SPEC)

@@ -12,7 +12,6 @@ holds code as well and is loaded only when the caller asks for it.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tilingseg.atomic import write_whole
 from tilingseg.errors import ModelError
 from tilingseg.model.deeplab import DeepLab, DeepLabOptions
 from tilingseg.model.fcn import FCN, FcnOptions
@@ -171,7 +171,8 @@ def save_model(
         weights: how they are stored; computed with is float32, or what a run asks for.
 
     Raises:
-        ModelError: the path has another suffix or cannot be written.
+        ModelError: the path has another suffix.
+        OutputError: it cannot be written.
     """
     target = Path(path)
     if target.suffix != _SUFFIX:
@@ -183,17 +184,7 @@ def save_model(
         .contiguous()
         for name, tensor in stored.items()
     }
-    data = save(tensors, metadata={METADATA_KEY: spec.to_json()})
-    part = target.with_name(target.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ModelError(f"{target} cannot be written: {error.strerror}") from error
+    write_whole(target, save(tensors, metadata={METADATA_KEY: spec.to_json()}))
 
 
 def rewrite_spec(model: str | Path, target: str | Path, spec: ModelSpec) -> None:
@@ -205,7 +196,8 @@ def rewrite_spec(model: str | Path, target: str | Path, spec: ModelSpec) -> None
         spec: must describe the same network.
 
     Raises:
-        ModelError: there is no such model, or the target cannot be written.
+        ModelError: there is no such model.
+        OutputError: the target cannot be written.
     """
     _, module = load_trainable(model)
     save_model(target, module, spec, weights=_stored_as(_resolve(model)))
