@@ -8,9 +8,6 @@ memory, and a footprint does not depend on what else is in the scene or on how t
 
 from __future__ import annotations
 
-import multiprocessing
-from collections import deque
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -25,12 +22,12 @@ from tilingseg.vectorize.clearance import barred_pixels, fill, keep_clear
 from tilingseg.vectorize.footprint import Part, Regularize, begun_at_the_top, fit_footprints
 from tilingseg.vectorize.instances import dissolve_overlaps, separate
 from tilingseg.vectorize.outlines import Probability
+from tilingseg.vectorize.processes import in_processes
 from tilingseg.vectorize.surroundings import BlockReader, Surroundings
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
     from shapely import Polygon
@@ -132,25 +129,9 @@ def footprints(
         yield from fit(batch)
     following = next(batches, None)
     if following is not None:
-        yield from _fit_in_processes(chain([following], batches), fit, options.workers)
-
-
-def _fit_in_processes(
-    batches: Iterable[list[_Task]], fit: Callable[[list[_Task]], list[Feature]], workers: int
-) -> Iterator[Feature]:
-    # Threads and locks of the caller (torch, GDAL) do not survive a plain fork.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])  # loaded once, its memory shared by all
-    waiting: deque[Future[list[Feature]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for batch in batches:
-            waiting.append(pool.submit(fit, batch))
-            if len(waiting) > 2 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        rest = chain([following], batches)
+        for features in in_processes(fit, rest, options.workers, preload=__name__):
+            yield from features
 
 
 def _ground(pixel_m: tuple[float, float] | None) -> _Ground:
