@@ -3,21 +3,25 @@
 Makes a scene and a model with random weights, then runs each contender as a process of its own, in
 turns so that a busy machine troubles all of them alike, and prints the medians in one table. The
 contenders do the same work: read the GeoTIFF, infer every tile with the same weights, tile size and
-overlap, write a class mask. What they do is in `bench_contenders`.
+overlap, write a class mask. What they do is in `bench_contenders`; peers come with
+`pip install 'tilingseg[bench]'`, and those that are missing are left out.
 
-Processor seconds are the honest column on a machine that others use too; `forward` is the network
-alone over the same tiles, without reading, stitching or writing.
+Processor seconds are the honest column on a machine that others use too: `cpu s` of the whole
+process, `work s` of what follows imports and loading. Ratios are to `exact`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -29,7 +33,14 @@ from tilingseg.errors import TilingSegError
 from tilingseg.model.load import build_network, save_model
 from tilingseg.model.spec import ModelSpec
 
-CONTENDERS = ("forward", "tilingseg", "exact", "monai", "tiler")
+CONTENDERS = (
+    *("bare", "forward", "tilingseg", "exact", "default"),
+    *("monai", "tiler", "toolbelt", "patchly"),
+)
+PEERS = {
+    "monai": "monai", "tiler": "tiler", "toolbelt": "pytorch-toolbelt", "patchly": "patchly",
+}  # fmt: skip
+"""Packages that contenders need."""
 SPEC = ModelSpec(
     name="bench",
     network="unet",
@@ -54,6 +65,10 @@ class Cost:
     """Processor time of all its threads, seconds."""
     peak_bytes: int
     """Largest resident memory, bytes."""
+    work_cpu_s: float
+    """Processor time after imports and loading, seconds."""
+    work_wall_s: float
+    """Wall time of the same, seconds."""
 
 
 @click.command()
@@ -63,14 +78,19 @@ class Cost:
 @click.option("--repeat", default=3, help="Runs of each contender; the table shows medians.")
 @click.option("--threads", default=2, help="Processor threads for each network.")
 @click.option("--contenders", default=",".join(CONTENDERS), help="Which ones, comma separated.")
-def main(size: int, tile: int, overlap: int, repeat: int, threads: int, contenders: str) -> None:
+@click.option("--model", metavar="FILE", help="A U-Net. [default: a small one, random weights]")
+def main(size: int, repeat: int, threads: int, contenders: str, **wishes: Any) -> None:
     """Compare tilingseg with its peers on one synthetic scene."""
-    names = contenders.split(",")
+    tile, overlap = wishes["tile"], wishes["overlap"]
+    names = [name for name in contenders.split(",") if _is_there(name)]
     costs: dict[str, list[Cost]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         scene, model = Path(folder) / "scene.tif", Path(folder) / "model.safetensors"
         write_scene(scene, size)
-        write_model(model)
+        if wishes["model"] is None:
+            write_model(model)
+        else:
+            model = Path(wishes["model"])
         for turn in range(repeat):
             for name in names:
                 out = Path(folder) / f"{name}_{turn}"
@@ -99,30 +119,49 @@ def measure(arguments: list[object], threads: int) -> Cost:
     process = os.posix_spawn(sys.executable, command, environment)
     _, status, usage = os.wait4(process, 0)
     if status:
-        raise TilingSegError(f"contender {arguments[0]} failed; install monai and tiler for peers")
+        raise TilingSegError(f"contender {arguments[0]} failed with exit code {status >> 8}")
+    work = json.loads((Path(str(arguments[3])) / "work.json").read_text(encoding="utf-8"))
     return Cost(
         wall_s=time.perf_counter() - start,
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_bytes=usage.ru_maxrss * 1024,
+        work_cpu_s=work["cpu_s"],
+        work_wall_s=work["wall_s"],
     )
 
 
 def table(costs: dict[str, Cost], size: int) -> str:
-    """Return the costs as lines of text, ratios to `tilingseg` where it was measured.
+    """Return the costs as lines of text, ratios to `exact` where it was measured.
 
     Args:
         costs: by contender.
         size: side of the scene, px.
     """
-    own = costs.get("tilingseg")
-    lines = [f"{'':<12}{'wall s':>9}{'cpu s':>9}{'ratio':>8}{'Mpx/s':>8}{'peak MB':>9}"]
+    own = costs.get("exact")
+    lines = [
+        f"{'':<11}{'wall s':>8}{'cpu s':>8}{'ratio':>7}{'work s':>8}{'ratio':>7}"
+        f"{'Mpx/cpu s':>11}{'peak MB':>9}"
+    ]
     for name, cost in costs.items():
-        ratio = "" if own is None else f"{cost.cpu_s / own.cpu_s:.2f}"
+        whole = "" if own is None else f"{cost.cpu_s / own.cpu_s:.2f}"
+        work = "" if own is None else f"{cost.work_cpu_s / own.work_cpu_s:.2f}"
         lines.append(
-            f"{name:<12}{cost.wall_s:>9.1f}{cost.cpu_s:>9.1f}{ratio:>8}"
-            f"{size**2 / cost.wall_s / 1e6:>8.2f}{cost.peak_bytes / 1e6:>9.0f}"
+            f"{name:<11}{cost.wall_s:>8.1f}{cost.cpu_s:>8.1f}{whole:>7}{cost.work_cpu_s:>8.1f}"
+            f"{work:>7}{size**2 / cost.work_cpu_s / 1e6:>11.2f}{cost.peak_bytes / 1e6:>9.0f}"
         )
     return "\n".join(lines)
+
+
+def _is_there(name: str) -> bool:
+    """Tell whether a contender can run, and why not."""
+    package = PEERS.get(name)
+    try:
+        if package is not None:
+            version(package)
+    except PackageNotFoundError:
+        click.echo(f"{name} is left out: {package} is not installed", err=True)
+        return False
+    return True
 
 
 def write_scene(path: Path, size: int, seed: int = 0) -> None:
@@ -171,6 +210,8 @@ def _median(runs: list[Cost]) -> Cost:
         wall_s=statistics.median(run.wall_s for run in runs),
         cpu_s=statistics.median(run.cpu_s for run in runs),
         peak_bytes=int(statistics.median(run.peak_bytes for run in runs)),
+        work_cpu_s=statistics.median(run.work_cpu_s for run in runs),
+        work_wall_s=statistics.median(run.work_wall_s for run in runs),
     )
 
 

@@ -1,20 +1,21 @@
+import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner
 
-from pipelines.bench import Cost, main, measure, table, write_scene
+from pipelines.bench import Cost, _is_there, main, measure, table, write_model, write_scene
 from tilingseg.errors import TilingSegError
 
 
 def test_one_contender_ends_in_a_row_of_the_table():
     arguments = ["--size", "192", "--tile", "64", "--overlap", "32", "--repeat", "1"]
-    result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--contenders", "tilingseg"])
+    result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--contenders", "exact"])
     assert result.exit_code == 0, result.output
     row = result.output.strip().splitlines()[-1].split()
-    assert row[0] == "tilingseg"
-    assert float(row[2]) > 0
-    assert row[3] == "1.00"
-    assert float(row[5]) > 100
+    assert row[0] == "exact"
+    assert float(row[2]) > float(row[4]) > 0
+    assert row[3] == row[5] == "1.00"
+    assert float(row[7]) > 100
 
 
 def test_a_contender_that_fails_is_told(tmp_path):
@@ -23,13 +24,27 @@ def test_a_contender_that_fails_is_told(tmp_path):
 
 
 def test_ratios_are_to_this_package():
-    costs = {
-        "tilingseg": Cost(wall_s=2.0, cpu_s=4.0, peak_bytes=10**9),
-        "monai": Cost(wall_s=5.0, cpu_s=10.0, peak_bytes=2 * 10**9),
-    }
-    _, own, peer = table(costs, 1000).splitlines()
-    assert own.split() == ["tilingseg", "2.0", "4.0", "1.00", "0.50", "1000"]
-    assert peer.split() == ["monai", "5.0", "10.0", "2.50", "0.20", "2000"]
+    own = Cost(wall_s=2.0, cpu_s=4.0, peak_bytes=10**9, work_cpu_s=2.0, work_wall_s=1.0)
+    peer = Cost(wall_s=5.0, cpu_s=10.0, peak_bytes=2 * 10**9, work_cpu_s=8.0, work_wall_s=4.0)
+    _, first, second = table({"exact": own, "monai": peer}, 1000).splitlines()
+    assert first.split() == ["exact", "2.0", "4.0", "1.00", "2.0", "1.00", "0.50", "1000"]
+    assert second.split() == ["monai", "5.0", "10.0", "2.50", "8.0", "4.00", "0.12", "2000"]
+
+
+@pytest.mark.parametrize("name", ["monai", "tiler", "toolbelt", "patchly"])
+def test_peers_give_nearly_the_same_mask(name, tmp_path):
+    if not _is_there(name):
+        pytest.skip(f"{name} is not installed; it is in the extra `bench`")
+    write_scene(tmp_path / "scene.tif", 256)
+    write_model(tmp_path / "model.safetensors")
+    files = tmp_path / "scene.tif", tmp_path / "model.safetensors"
+    masks = []
+    for contender in ("tilingseg", name):
+        measure([contender, *files, tmp_path / contender, 128, 64], 1)
+        found = next((tmp_path / contender).rglob("*mask.tif"))
+        with rasterio.open(found) as dataset:
+            masks.append(dataset.read(1))
+    assert np.mean(masks[0] != masks[1]) < 0.02
 
 
 def test_the_scene_is_a_geotiff_of_blocks_with_texture(tmp_path):
