@@ -1,5 +1,6 @@
 """What many test modules share: an object store on this machine."""
 
+import logging
 import uuid
 
 import pytest
@@ -12,6 +13,7 @@ def object_store():
     s3fs = pytest.importorskip("s3fs", reason="needs the extra [remote]")
     pytest.importorskip("upath", reason="needs the extra [remote]")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:

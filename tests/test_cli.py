@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg.cli import main
 
@@ -198,21 +199,6 @@ class TestInfo:
         assert code == 0
         assert "building ≥ 0.5, road ≥ 0.5" in out
         assert "halo" in out
-
-
-@contextmanager
-def full_disk(path, size_kb):
-    """A small file system; needs the right to mount."""
-    path.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs", str(path)], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip(f"no right to mount a small file system: {done.stderr.decode().strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 class TestBadInput:

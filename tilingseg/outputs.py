@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -241,10 +242,16 @@ def _report_text(store: WorkStore, report: RunReport) -> str:
             "report": to_json(report),
             "plan": plan_identity(store.plan),
             "scaling": to_json(store.scaling),
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": _versions(),
         },
         indent=1,
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Look the packages up once: each time costs as much as the mask of a small scene."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def _total(regions: Iterable[RegionReport], count: Callable[[RegionReport], int]) -> int:
