@@ -22,7 +22,7 @@ import psutil
 import shapely
 from shapely import affinity
 
-from tests.bench.building_scenes import TOWN, Observation, Truth, draw, lay_out, observe
+from tests.bench.building_scenes import TOWN, Observation, Truth, draw, lay_out, observe, set_apart
 from tilingseg.metrics.polygons import compare_footprints
 from tilingseg.records import Georef
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
@@ -148,19 +148,26 @@ def real_layouts(folder: Path, gsd_m: float) -> list[tuple[str, Truth]]:
     return layouts
 
 
-def real_table(folder: Path, gsd_m: float, others: bool) -> list[dict]:
-    """Return one row a file of real footprints: mean IoU before and after the fit."""
+def real_table(folder: Path, gsd_m: float, others: bool, apart: bool) -> list[dict]:
+    """Return one row a file of real footprints: mean IoU before and after the fit.
+
+    With `apart` the same footprints stand far from each other: then the shapes alone are judged,
+    not which neighbours have merged into one blob.
+    """
     rows = []
     for name, truth in real_layouts(folder, gsd_m):
-        seen = observe(truth, 5)
+        layout = set_apart(truth) if apart else truth
+        seen = observe(layout, 5)
         traced, fitted, _ = vectorize(seen.noisy, gsd_m=gsd_m)
-        row = {"file": name, "n": len(truth.polygons)}
-        row["traced"] = float(ious(truth.polygons, traced)[0].mean())
-        row["footprint"] = float(ious(truth.polygons, fitted)[0].mean())
+        row = {"file": name, "n": len(layout.polygons)}
+        row["traced"] = float(ious(layout.polygons, traced)[0].mean())
+        row["footprint"] = float(ious(layout.polygons, fitted)[0].mean())
+        corners = shapely.get_num_coordinates(fitted) - 1
+        row["corners"] = float(corners.mean())
         fitted = vectorize(seen.noisy, seen.probability, gsd_m=gsd_m)[1]
-        row["footprint, probability"] = float(ious(truth.polygons, fitted)[0].mean())
+        row["footprint, probability"] = float(ious(layout.polygons, fitted)[0].mean())
         if others and (elsewhere := regularised_elsewhere(traced)) is not None:
-            row["buildingregulariser"] = float(ious(truth.polygons, elsewhere)[0].mean())
+            row["buildingregulariser"] = float(ious(layout.polygons, elsewhere)[0].mean())
         rows.append(row)
     return rows
 
@@ -266,7 +273,8 @@ def main() -> None:
         print_table(kinds_table(truth, observe(truth, seed), args.others))
         print_table([rows_of_houses(seed, 30)])
     if args.real:
-        print_table(real_table(args.real, args.gsd_m, args.others))
+        for apart in (False, True):
+            print_table(real_table(args.real, args.gsd_m, args.others, apart))
     if args.counts:
         print_table(speed_table(args.counts, args.workers))
 

@@ -177,3 +177,23 @@ def lay_out(polygons: list[Polygon]) -> Truth:
     return Truth(
         polygons=moved, kinds=["real"] * len(moved), shape=(int(y1 - y0) + 40, int(x1 - x0) + 40)
     )
+
+
+def set_apart(truth: Truth, gap_px: int = 24, width_px: int = 4000) -> Truth:
+    """Lay the same buildings out anew, in rows, so that none touches another."""
+    sizes = shapely.bounds(truth.polygons)
+    order = np.argsort(sizes[:, 3] - sizes[:, 1], kind="stable")
+    moved, x, y, height = [], 0.0, 0.0, 0.0
+    for x0, y0, x1, y1 in sizes[order]:
+        if x + x1 - x0 + 2 * gap_px > width_px:
+            x, y, height = 0.0, y + height + gap_px, 0.0
+        moved.append((x + gap_px - x0, y + gap_px - y0))
+        x, height = x + x1 - x0 + gap_px, max(height, y1 - y0)
+    polygons = [
+        affinity.translate(truth.polygons[k], *step) for k, step in zip(order, moved, strict=True)
+    ]
+    return Truth(
+        polygons=polygons,
+        kinds=[truth.kinds[k] for k in order],
+        shape=(int(y + height) + 2 * gap_px, width_px + int(np.ptp(sizes[:, ::2], axis=1).max())),
+    )
