@@ -32,7 +32,7 @@ from tilingseg.places import is_remote
 from tilingseg.records import Feature, tuples
 from tilingseg.vectorize.blocks import join_blocks, trace_block
 from tilingseg.vectorize.centerlines import centerline_skeleton, skeletons
-from tilingseg.vectorize.layers import is_road, polygons_of
+from tilingseg.vectorize.layers import is_road, polygons_of, traced_mask
 from tilingseg.vectorize.roads import RoadOptions
 from tilingseg.vectorize.skeleton import SkeletonPixels
 from tilingseg.vectorize.strips import Measures, TracedStrip
@@ -77,9 +77,11 @@ def vectorize_part(store: WorkStore, options: OutputOptions, level: int, number:
         return
     part = _Part(plan=store.plan, level=level, number=number)
     arrays: dict[str, Any] = {}
+    alone = replace(options.vectors, workers=1)  # the cluster has its own processes
     for index in store.plan.model.class_indexes:
         if level == 0:
-            traced = trace_block(store, index + 1, part.window, _whole(store.plan))
+            mask = traced_mask(store, index)
+            traced = trace_block(mask, index + 1, part.window, _whole(store.plan))
             _keep_skeletons(folder, store, index, part.window)
         else:
             below = [[_unpack(folder, level - 1, n, index) for n in row] for row in part.below]
@@ -87,7 +89,7 @@ def vectorize_part(store: WorkStore, options: OutputOptions, level: int, number:
         left_out: Counter[str] = Counter()
         threshold = store.plan.model.thresholds[index]
         shapes = shapes_of(index + 1, store.keeps_probability, traced.polygons, traced.complete)
-        found = polygons_of(shapes, store, index, threshold, options.vectors, left_out)
+        found = polygons_of(shapes, store, index, threshold, alone, left_out)
         lines = [json.dumps(_to_json(feature)) for feature in found]
         text = "".join(f"{line}\n" for line in (json.dumps(dict(left_out)), *lines))
         folder.write(folder.of(level, number) / f"{index}.jsonl", text.encode())

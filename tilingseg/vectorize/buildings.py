@@ -124,8 +124,10 @@ def footprints(
     ground = _ground(mask.georef.pixel_m)
     batches = _batches(shapes, mask, options, ground, left_out)
     fit = partial(_fit_batch, options=options, ground=ground, classes=mask.classes)
+    # Processes that others have started for a while may have none of their own.
+    alone = options.workers == 1 or multiprocessing.current_process().daemon
     # Few shapes are done before a process has started.
-    for batch in batches if options.workers == 1 else islice(batches, _FEW_BATCHES):
+    for batch in batches if alone else islice(batches, _FEW_BATCHES):
         yield from fit(batch)
     following = next(batches, None)
     if following is not None:

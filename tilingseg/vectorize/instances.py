@@ -1,7 +1,8 @@
 """Touching buildings are told apart, and cut along straight lines that both sides keep.
 
-Two signs separate buildings inside one shape. A network doubts the wall between touching houses:
-the probability has a valley from side to side that is deep in the mean over its length. And a mask
+Two signs separate buildings inside one shape. A network doubts the wall between touching houses, or
+has a channel for it (see `borders`): the probability has a valley from side to side that is deep in
+the mean over its length. And a mask
 of buildings that touch at a corner has a neck that is much narrower than either side. Both are
 found by watershed, of the probability or of the distance from the outline. With neither sign the
 shape stays whole: wings of one house, courtyards and narrow buildings are not cut.
@@ -95,8 +96,8 @@ def separate(polygon: Polygon, own: NDArray[np.bool_], around: Surroundings) -> 
     smallest = max(_MIN_PART_PX2, min(share, _CERTAIN_PART_PX2))
     shell = Polygon(polygon.exterior)
     labels = None
-    if around.probability is not None:
-        labels = _split_by_valley(own, around.probability, smallest)
+    if around.inside is not None:
+        labels = _split_by_valley(own, around.inside, smallest)
     if labels is None and shell.area < _COMPACT * shapely.convex_hull(shell).area:
         # A passage beside a courtyard is no neck: the courtyard counts as part of the building.
         labels = _split_by_neck(fill(shell, around), smallest)

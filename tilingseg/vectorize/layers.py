@@ -1,7 +1,7 @@
 """Which layers a mask gives: the vectoriser of each class, chosen by its name.
 
 `building` becomes footprints, `road` becomes polygons and a network of centrelines, every other
-class becomes its traced outlines.
+class becomes its traced outlines. `building_boundary` divides buildings and is no layer.
 
 What fits walls and thins roads is imported where a class asks for it: it brings half of SciPy,
 which other masks can do without.
@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tilingseg.vectorize.areas import AreaOptions, areas
+from tilingseg.vectorize.borders import bordered, is_border
 from tilingseg.vectorize.nodata import keep_to_data
 from tilingseg.vectorize.trace import TraceOptions, trace
 
@@ -84,6 +85,17 @@ def is_road(name: str) -> bool:
     return name.lower() in ROADS
 
 
+def divides_buildings(name: str, classes: Sequence[str]) -> bool:
+    """Tell whether a class only says where buildings touch."""
+    return is_border(name, [other for other in classes if other.lower() in BUILDINGS])
+
+
+def traced_mask(mask: MaskReader, class_index: int) -> MaskReader:
+    """Return the mask that a class is traced in: with buildings, their borders are buildings."""
+    is_building = mask.classes[class_index].lower() in BUILDINGS
+    return bordered(mask, class_index) if is_building else mask
+
+
 def polygons_of(
     shapes: Iterable[Shape],
     mask: MaskReader,
@@ -104,6 +116,7 @@ def polygons_of(
     """
     name = mask.classes[class_index].lower()
     if name in BUILDINGS:
+        mask = traced_mask(mask, class_index)
         from tilingseg.vectorize.buildings import BuildingOptions, footprints
 
         building = BuildingOptions(
@@ -139,9 +152,12 @@ def vector_layers(
     """
     for index in class_indexes:
         name = mask.classes[index]
+        if divides_buildings(name, mask.classes):
+            continue
         layer = partial(VectorLayer, class_index=index)
         if gathered is None:
-            shapes = trace(mask, index + 1, TraceOptions(workers=options.workers))
+            traced = traced_mask(mask, index)
+            shapes = trace(traced, index + 1, TraceOptions(workers=options.workers))
             found = polygons_of(shapes, mask, index, thresholds[index], options, left_out)
         else:
             found = gathered.polygons(index, left_out)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilingseg.grid import Window
+from tilingseg.vectorize.borders import BorderedMask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +38,18 @@ class Surroundings:
     """bool (height, width), True = of the shape's class: the shape and its neighbours."""
     probability: NDArray[np.uint8] | None
     """uint8 (height, width), 255 = 1; None: not kept."""
+    inside: NDArray[np.uint8] | None
+    """How sure it is that a pixel is not where two objects of the class touch, uint8 (height,
+    width), 255 = 1; the probability itself where the model says no more; None: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Block:
+    """One block of the mask, as `Surroundings`."""
+
+    same: NDArray[np.bool_]
+    probability: NDArray[np.uint8] | None
+    inside: NDArray[np.uint8] | None
 
 
 class BlockReader:
@@ -51,9 +64,7 @@ class BlockReader:
         """
         self._mask = mask
         self._value = value
-        self._blocks: OrderedDict[
-            tuple[int, int], tuple[NDArray[np.bool_], NDArray[np.uint8] | None]
-        ] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()
         self._limit = _ROWS_KEPT * (-(-mask.width // _BLOCK_PX) + 1)
 
     def around(self, bounds: tuple[int, int, int, int], margin_px: int) -> Surroundings:
@@ -69,7 +80,10 @@ class BlockReader:
         row_stop = min(self._mask.height, bottom + margin_px)
         first = self._block(row // _BLOCK_PX, col // _BLOCK_PX)
         same = np.zeros((row_stop - row, col_stop - col), bool)
-        probability = None if first[1] is None else np.zeros(same.shape, np.uint8)
+        probability = None if first.probability is None else np.zeros(same.shape, np.uint8)
+        inside = probability
+        if first.inside is not first.probability:
+            inside = np.zeros(same.shape, np.uint8)
         for i in range(row // _BLOCK_PX, (row_stop - 1) // _BLOCK_PX + 1):
             for j in range(col // _BLOCK_PX, (col_stop - 1) // _BLOCK_PX + 1):
                 block = self._block(i, j)
@@ -78,12 +92,14 @@ class BlockReader:
                 cols = slice(max(col, left_px), min(col_stop, left_px + _BLOCK_PX))
                 there = _shifted(rows, row), _shifted(cols, col)
                 here = _shifted(rows, top_px), _shifted(cols, left_px)
-                same[there] = block[0][here]
-                if probability is not None and block[1] is not None:
-                    probability[there] = block[1][here]
-        return Surroundings(row=row, col=col, same=same, probability=probability)
+                same[there] = block.same[here]
+                if probability is not None and block.probability is not None:
+                    probability[there] = block.probability[here]
+                if inside is not probability and inside is not None and block.inside is not None:
+                    inside[there] = block.inside[here]
+        return Surroundings(row=row, col=col, same=same, probability=probability, inside=inside)
 
-    def _block(self, i: int, j: int) -> tuple[NDArray[np.bool_], NDArray[np.uint8] | None]:
+    def _block(self, i: int, j: int) -> _Block:
         if (i, j) in self._blocks:
             self._blocks.move_to_end((i, j))
             return self._blocks[i, j]
@@ -95,7 +111,11 @@ class BlockReader:
             width=min(_BLOCK_PX, self._mask.width - col),
         )
         same = self._mask.read_mask(window) == self._value
-        block = same, self._mask.read_probability(self._value - 1, window)
+        probability = self._mask.read_probability(self._value - 1, window)
+        inside = probability
+        if isinstance(self._mask, BorderedMask):
+            inside = self._mask.read_inside(window)
+        block = _Block(same=same, probability=probability, inside=inside)
         self._blocks[i, j] = block
         if len(self._blocks) > self._limit:
             self._blocks.popitem(last=False)
