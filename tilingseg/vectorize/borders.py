@@ -101,8 +101,9 @@ class BorderedMask:
         if own is None or border is None:
             labels = self._mask.read_mask(window)
             return np.where(labels == self._class + 1, np.uint8(255), np.uint8(0))
-        inside = _sum(own, border).astype(np.uint16) * (255 - border) / 255
-        return np.asarray(np.rint(inside), dtype=np.uint8)
+        share = _sum(own, border).astype(np.uint16) * (255 - border) / 255
+        inside: NDArray[np.uint8] = np.rint(share).astype(np.uint8)
+        return inside
 
 
 def _sum(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
