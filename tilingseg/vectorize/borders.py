@@ -107,5 +107,6 @@ class BorderedMask:
 
 
 def _sum(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    total: NDArray[np.uint16] = one.astype(np.uint16) + other
-    return np.minimum(total, 255).astype(np.uint8)
+    total = np.minimum(one.astype(np.uint16) + other, 255)
+    summed: NDArray[np.uint8] = total.astype(np.uint8)
+    return summed

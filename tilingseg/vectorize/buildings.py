@@ -8,6 +8,7 @@ memory, and a footprint does not depend on what else is in the scene or on how t
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
