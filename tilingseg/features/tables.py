@@ -37,13 +37,16 @@ _BOX = ("xmin", "ymin", "xmax", "ymax")
 _gdal_lock = threading.Lock()
 
 
-def write_geopackage(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
+def write_geopackage(
+    batches: Iterable[Batch], path: Path, layer: Layer, *, is_scratch: bool = False
+) -> int:
     """Write a GeoPackage with one layer.
 
     Args:
         batches: what to write.
         path: file to create; its suffix must be .gpkg.
         layer: name, geometry type and CRS.
+        is_scratch: it will be read once, from end to end: it needs no index.
 
     Returns:
         Features written.
@@ -54,16 +57,16 @@ def write_geopackage(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
     n_written = 0
     for index, batch in enumerate(batches):
         with _gdal(path):
-            _append(batch, path, layer, is_first=index == 0)
+            _append(batch, path, layer, is_first=index == 0, is_indexed=not is_scratch)
         n_written += len(batch.geometries)
-    _verify(path, layer, n_written)
+    _verify(path, layer, n_written, is_indexed=not is_scratch)
     return n_written
 
 
 def write_flatgeobuf(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
     """Write a FlatGeobuf file; as `write_geopackage`, of which one is left beside `path`."""
     scratch = path.with_suffix(".gpkg")
-    n_written = write_geopackage(batches, scratch, layer)
+    n_written = write_geopackage(batches, scratch, layer, is_scratch=True)
     with _gdal(path), pyogrio.open_arrow(scratch, use_pyarrow=False) as (meta, stream):
         pyogrio.write_arrow(
             stream,
@@ -77,7 +80,7 @@ def write_flatgeobuf(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
     return n_written
 
 
-def _append(batch: Batch, path: Path, layer: Layer, *, is_first: bool) -> None:
+def _append(batch: Batch, path: Path, layer: Layer, *, is_first: bool, is_indexed: bool) -> None:
     pyogrio.raw.write(
         path,
         shapely.to_wkb(batch.geometries),
@@ -90,6 +93,7 @@ def _append(batch: Batch, path: Path, layer: Layer, *, is_first: bool) -> None:
         append=not is_first,
         # What every GDAL since 2.2 reads without a warning; nothing newer is used.
         dataset_options={"VERSION": "1.2"} if is_first else None,
+        layer_options={"SPATIAL_INDEX": is_indexed} if is_first else None,
     )
 
 
@@ -152,9 +156,9 @@ def _geo_metadata(layer: Layer, extent: NDArray[np.float64], types: set[int]) ->
     return json.dumps(geo, separators=(",", ":"))
 
 
-def _verify(path: Path, layer: Layer, n_features: int) -> None:
+def _verify(path: Path, layer: Layer, n_features: int, *, is_indexed: bool) -> None:
     """See that features and index are there: what fails while GDAL closes a file, it only logs."""
-    names = (layer.name, f"rtree_{layer.name}_geom")
+    names = (layer.name, f"rtree_{layer.name}_geom") if is_indexed else (layer.name,)
     tables = [name.replace('"', '""') for name in names]
     try:
         with closing(sqlite3.connect(path)) as database:
@@ -164,7 +168,7 @@ def _verify(path: Path, layer: Layer, n_features: int) -> None:
             ]
     except sqlite3.Error as error:
         raise OutputError(f"cannot write {path}: {error}; is the disk full?") from error
-    if counts != [n_features, n_features]:
+    if set(counts) != {n_features}:
         raise OutputError(f"cannot write {path}: features are missing; is the disk full?")
 
 

@@ -161,7 +161,8 @@ class MaskFile:
         if self._legend.nodata is not None:
             valid &= stored != self._legend.nodata
         labels = _positions(stored, (BACKGROUND, *self._legend.values))
-        labels[~valid] = NODATA
+        if not valid.all():
+            labels[~valid] = NODATA
         unknown = labels == NODATA
         if unknown.any() and (unknown := unknown & valid).any():
             raise SceneError(
@@ -181,7 +182,8 @@ class MaskFile:
 def _positions(stored: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return where in ascending `values` each stored value is found; `NODATA`: nowhere."""
     if stored.dtype == np.uint8 and values[-1] == len(values) - 1:  # they are their own positions
-        return np.where(stored < len(values), stored, np.uint8(NODATA))
+        unknown = stored >= len(values)
+        return np.where(unknown, np.uint8(NODATA), stored) if unknown.any() else stored
     if stored.dtype.itemsize <= 2:  # a table of all possible values is ten times faster
         unsigned = f"u{stored.dtype.itemsize}"
         table = np.full(1 << 8 * stored.dtype.itemsize, NODATA, dtype=np.uint8)
