@@ -7,7 +7,7 @@ from affine import Affine
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
-from tilingseg.readers.probability_file import open_probabilities
+from tilingseg.readers.probability_file import THRESHOLDS_TAG, open_probabilities
 from tilingseg.records import NODATA
 
 WHOLE = Window(row=0, col=0, height=3, width=4)
@@ -15,7 +15,7 @@ ROAD = [[0.1, 0.2, 0.6, 0.7], [0.49, 0.5, 0.51, 0.0], [1.0, 0.8, 0.8, 0.8]]
 ROOF = [[0.9, 0.2, 0.7, 0.1], [0.0, 0.0, 0.0, 0.0], [0.9, 0.9, 0.7, 0.8]]
 
 
-def write(path, bands, dtype="float32", names=None, scale=None, **profile):
+def write(path, bands, dtype="float32", names=None, scale=None, tag=None, **profile):
     bands = np.asarray(bands, dtype)
     count, height, width = bands.shape
     profile = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6), **profile}
@@ -23,6 +23,8 @@ def write(path, bands, dtype="float32", names=None, scale=None, **profile):
         path, "w", driver="GTiff", count=count, height=height, width=width, dtype=dtype, **profile
     ) as dataset:
         dataset.write(bands)
+        if tag:
+            dataset.update_tags(**{THRESHOLDS_TAG: tag})
         if names:
             dataset.descriptions = names
         if scale:
@@ -45,6 +47,17 @@ def test_thresholds_are_those_given(tmp_path):
     file = open_probabilities(path, thresholds=((None, 0.75), ("roof", 0.95)))
     assert file.thresholds == (0.75, 0.95)
     assert file.read_mask(WHOLE).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [("0.3,0.7", (0.3, 0.7)), ("0.3", (0.5, 0.5)), ("a,b", (0.5, 0.5)), ("0.3,7", (0.5, 0.5))],
+)
+def test_a_file_of_a_run_brings_its_thresholds(tmp_path, tag, expected):
+    path = write(tmp_path / "p.tif", [ROAD, ROOF], names=("road", "roof"), tag=tag)
+    assert open_probabilities(path).thresholds == expected
+    mixed = open_probabilities(path, thresholds=(("roof", 0.9),)).thresholds
+    assert mixed == (expected[0], 0.9)
 
 
 def test_bytes_with_a_scale_are_probabilities(tmp_path):

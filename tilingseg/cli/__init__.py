@@ -191,7 +191,7 @@ def plan(scene: str, **wishes: Any) -> None:
     multiple=True,
     callback=parse_thresholds,
     metavar="P|CLASS=P",
-    help="Least probability, where MASK holds probabilities; may repeat. [default: 0.5]",
+    help="Least probability, where MASK holds them; may repeat. [default: the file's, or 0.5]",
 )
 @click.option(
     "--pixel-size",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tilingseg.records import Georef
 
 Thresholds = tuple[tuple[str | None, float], ...]
+THRESHOLDS_TAG = "TILINGSEG_THRESHOLDS"
+"""Thresholds of the run that wrote the file, one a band, divided by commas."""
 THRESHOLD = 0.5
 """Probability from which a pixel belongs to its class, where nobody says another."""
 _SLACK = 1e-3
@@ -54,7 +56,8 @@ def open_probabilities(
         uri: path or URL of a raster with a band for each class (and perhaps an alpha band).
         pixel_m: ground or physical pixel size, metres, where the file is silent or wrong.
         names: of the classes where the bands have no descriptions, in their order.
-        thresholds: (class, probability) pairs; class None: all.
+        thresholds: (class, probability) pairs that replace those of the file, or 0.5; class None:
+            all.
 
     Returns:
         None where the raster holds whole numbers: it may be a class mask.
@@ -71,11 +74,12 @@ def open_probabilities(
             dataset.close()
             return None
         classes = _names(target.uri, dataset, bands, names or ())
+        own = dict(zip(classes, _own_levels(dataset, len(bands)), strict=True))
         file = ProbabilityFile(
             _Source(target=target, dataset=dataset, bands=tuple(bands)),
             georef_of(target.uri, dataset, pixel_m),
             classes,
-            _levels(target.uri, classes, thresholds),
+            _levels(target.uri, own, thresholds),
         )
         file.check()
     except SceneError:
@@ -227,12 +231,23 @@ def _names(uri: str, dataset: Any, bands: list[int], given: tuple[str, ...]) -> 
     return given
 
 
-def _levels(uri: str, classes: tuple[str, ...], thresholds: Thresholds) -> tuple[float, ...]:
-    chosen = dict.fromkeys(classes, THRESHOLD)
-    for name, value in thresholds:
+def _own_levels(dataset: Any, count: int) -> tuple[float, ...]:
+    """Return the thresholds that the file names, or the usual ones."""
+    try:
+        named = tuple(float(text) for text in dataset.tags().get(THRESHOLDS_TAG, "").split(","))
+    except ValueError:
+        named = ()
+    is_good = len(named) == count and all(0 < value < 1 for value in named)
+    return named if is_good else (THRESHOLD,) * count
+
+
+def _levels(uri: str, own: dict[str, float], given: Thresholds) -> tuple[float, ...]:
+    """Return the threshold of each class: the file's own, or those that are given."""
+    chosen = dict(own)
+    for name, value in given:
         if not 0 < value < 1:
             raise SceneError(f"threshold {value:g} must lie between 0 and 1")
         if name is not None and name not in chosen:
-            raise SceneError(f"{uri} has no class {name!r}; it has {', '.join(classes)}")
-        chosen.update(dict.fromkeys(classes if name is None else (name,), value))
+            raise SceneError(f"{uri} has no class {name!r}; it has {', '.join(own)}")
+        chosen.update(dict.fromkeys(own if name is None else (name,), value))
     return tuple(chosen.values())
