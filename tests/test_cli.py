@@ -32,8 +32,8 @@ def scene(folder):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, stdout, stderr)."""
+def call(monkeypatch, capfd):
+    """Run the command line in this process: (exit code, stdout, stderr), libraries' words too."""
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tilingseg", *map(str, arguments)])
@@ -42,7 +42,7 @@ def call(monkeypatch, capsys):
             main()
         except SystemExit as leaving:
             code = leaving.code
-        out, err = capsys.readouterr()
+        out, err = capfd.readouterr()
         return code, out, err
 
     return run

@@ -18,8 +18,12 @@ import os
 import shutil
 import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ctypes import CDLL
+from ctypes.util import find_library
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -39,7 +43,6 @@ from tilingseg.records import BACKGROUND, NODATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -156,7 +159,8 @@ def _write(path: Path, layer: _Layer, georef: Georef, extent: Window) -> None:
         try:
             same = _write_cog(part, layer, georef, extent)
             reason = "it reads back differently, the disk is full or damaged"
-        except (RasterioError, CPLE_BaseError) as error:  # rasterio lets some of GDAL's own through
+        # rasterio lets some of GDAL's own through, and calls what GDAL does not explain SystemError
+        except (RasterioError, CPLE_BaseError, SystemError) as error:
             same, reason = False, " ".join(str(error.__cause__ or error).split())
         if not same:
             free_mb = shutil.disk_usage(path.parent).free // 10**6
@@ -237,9 +241,24 @@ def _rasterio_window(window: Window) -> RasterioWindow:
     return RasterioWindow(window.col, window.row, window.width, window.height)
 
 
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing to standard error what GDAL is told as well and raises.
+
+    It does so where a write fails. The library is the one that rasterio has loaded: from beside
+    rasterio, where its wheels bring it, or the system's.
+    """
+    package = Path(rasterio.__file__).parent
+    brought = [*package.glob("../rasterio.libs/*tiff*"), *package.glob(".dylibs/*tiff*")]
+    for name in map(str, brought) if brought else filter(None, [find_library("tiff")]):
+        with suppress(OSError, AttributeError):
+            CDLL(name).TIFFSetErrorHandler(None)
+
+
 @contextmanager
 def _quiet_gdal() -> Iterator[None]:
     """Bound GDAL's cache, keep masks inside the file, and accept rasters that lie nowhere."""
+    _silence_libtiff()
     settings: dict[str, Any] = {"GDAL_TIFF_INTERNAL_MASK": True}
     if "GDAL_CACHEMAX" not in os.environ:
         settings["GDAL_CACHEMAX"] = CACHE_BYTES
