@@ -191,7 +191,8 @@ class TestReport:
         assert raw["plan"]["model"]["sha256"] == load_model(model).sha256
         assert raw["scaling"]["high"] == [255.0, 255.0, 255.0]
         stages = dict(report.seconds)
-        assert {"read", "infer", "stitch", "write", "export", "vectorize"} <= stages.keys()
+        assert {"read", "idle", "upload", "forward", "stitch", "write", "export"} <= stages.keys()
+        assert all(spent >= 0 for spent in stages.values())
 
     def test_names_files_that_exist(self, tmp_path, model, scene):
         options = options_for(model, outputs=OutputOptions())

@@ -1,4 +1,5 @@
 import platform
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -27,6 +28,8 @@ from tilingseg.infer import (
     predict,
     resident_bytes,
 )
+from tilingseg.infer.tally import upload_clock, uploads_to
+from tilingseg.infer.upload import N_BUFFERS, Upload
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network
 from tilingseg.model.spec import Geometry, ModelSpec
@@ -172,6 +175,21 @@ class TestPredict:
         reader = ArrayReader(random_pixels(40, 40), fail_at=6)
         with pytest.raises(TileError, match=r"tile \d+ at row \d+ px.*block 7 is damaged"):
             list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, Tally()))
+
+    @pytest.mark.parametrize("fails_in", ["reader", "network"])
+    def test_foreign_failures_end_the_run_with_the_tile_named(self, pool, fails_in):
+        grid = TileGrid(height=40, width=40, tile_size_px=10, overlap_px=0)
+
+        class Broken(IdentityEngine):
+            def probabilities(self, pixels, valid, part):
+                raise ValueError("no such layer\nfurther lines")
+
+        reader = ArrayReader(random_pixels(40, 40))
+        if fails_in == "reader":
+            reader.read = lambda window: [][3]
+        words = "list index" if fails_in == "reader" else "network failed: no such layer$"
+        with pytest.raises(TileError, match=f"tile 0 at row 0 px.*{words}"):
+            list(predict(rows_of(grid), source_of(reader, pool), Broken(), 4, Tally()))
 
     def test_out_of_memory_halves_the_batch_and_gives_the_same_numbers(self, pool):
         grid = TileGrid(height=10, width=70, tile_size_px=10, overlap_px=0)
@@ -402,6 +420,41 @@ class TestShortMemory:
                 random_pixels(96, 96)[None], np.ones((1, 96, 96), dtype=bool), ALL
             )
         assert cramped.areas == [96 * 96] * 2
+
+
+class TestUpload:
+    def test_arrays_survive_the_ring_and_their_own_change(self):
+        upload = Upload(torch.device("cpu"), pinned=True)
+        random = np.random.default_rng(0)
+        arrays = [
+            random.integers(0, 99, (2, 3, 5 + k, 7)).astype(dtype)
+            for k, dtype in enumerate(["uint8", "uint16", "float32", "int16", "bool", "uint8"] * 2)
+        ]
+        moved = []
+        for array in arrays:
+            sent = array.copy()
+            moved.append(upload(sent))
+            sent[:] = 0
+        for array, tensor in zip(arrays, moved, strict=True):
+            assert np.array_equal(tensor.numpy(), array)
+
+    def test_buffers_are_used_again(self):
+        upload = Upload(torch.device("cpu"), pinned=True)
+        for _ in range(3):
+            for _ in range(N_BUFFERS):
+                upload(np.ones(1000, np.uint8))
+        places = {buffer.data_ptr() for buffer in upload._buffers}
+        upload(np.zeros(10, np.float32))
+        assert {buffer.data_ptr() for buffer in upload._buffers} == places
+
+    def test_uploading_is_no_part_of_the_forward_pass(self):
+        tally = Tally()
+        with tally.clock("forward"), uploads_to(tally), upload_clock():
+            time.sleep(0.02)
+        assert tally.seconds["upload"] >= 0.02
+        assert 0 <= tally.seconds["forward"] < 0.02
+        with upload_clock():
+            pass  # nobody listens
 
 
 class TestMean:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tilingseg.job import Job
     from tilingseg.progress import Progress
     from tilingseg.records import Prediction, Region, RunReport
+    from tilingseg.stitch import StitchedRows
 
 
 def run(
@@ -116,16 +117,16 @@ def run_region(
     with ThreadPoolExecutor(1, thread_name_prefix="write") as background:
         written: Future[None] | None = None
         for rows in stitched:
-            with tally.clock("write"):
+            with tally.clock("idle"):
                 if written is not None:
                     written.result()
-            written = background.submit(writer.write, rows.window, rows.mask, rows.probability)
+            written = background.submit(_write, writer, rows, tally)
             n_valid += rows.n_valid
-        with tally.clock("write"):
+        with tally.clock("idle"):
             if written is not None:
                 written.result()
     spent = time.perf_counter() - start
-    tally.seconds["stitch"] = spent - sum(tally.seconds.values())
+    tally.add("stitch", spent - tally.worker_s)
     report = RegionReport(
         index=region.index,
         n_tiles=tally.n_tiles,
@@ -136,6 +137,11 @@ def run_region(
     )
     store.complete(region.core, report)
     return report
+
+
+def _write(writer: RegionWriter, rows: StitchedRows, tally: Tally) -> None:
+    with tally.clock("write"):
+        writer.write(rows.window, rows.mask, rows.probability)
 
 
 def _watched(watch: Watch, rows: Iterable[list[Prediction]]) -> Iterator[list[Prediction]]:

@@ -243,7 +243,7 @@ class RegionReport:
     n_pixels_valid: int
     """Valid pixels of the core, which got a class or background."""
     seconds: tuple[tuple[str, float], ...] = ()
-    """(stage, seconds) pairs: read, infer, stitch, write."""
+    """(stage, seconds) pairs: read, idle, upload, forward, stitch, write; see `infer.tally`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

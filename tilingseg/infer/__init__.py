@@ -3,7 +3,7 @@
 `tiles` reads and batches. `engine` runs the network in PyTorch on one device, `graph_engine` in one
 of the other `runtimes`; `choice` says which, `parts` what they compile. `mean` averages networks
 and orientations, `halving` survives a device whose memory is short, `devices` turns wishes into
-devices, `memory` keeps freed memory at hand.
+devices, `upload` moves pixels there, `memory` keeps freed memory at hand, `tally` counts.
 """
 
 from tilingseg.infer.choice import (
@@ -21,7 +21,8 @@ from tilingseg.infer.halving import HalvingEngine
 from tilingseg.infer.mean import D4, UPRIGHT, MeanEngine
 from tilingseg.infer.memory import FrugalEngine, freed_memory_kept, resident_bytes
 from tilingseg.infer.parts import common_parts
-from tilingseg.infer.tiles import Tally, TileSource, predict
+from tilingseg.infer.tally import Tally
+from tilingseg.infer.tiles import TileSource, predict
 
 __all__ = [
     "D4",

@@ -18,6 +18,8 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from tilingseg.errors import ModelError
 from tilingseg.infer.activation import activate
 from tilingseg.infer.steady import steady
+from tilingseg.infer.tally import upload_clock
+from tilingseg.infer.upload import Upload
 from tilingseg.model.core import core_logits
 from tilingseg.model.normalize import normalize
 
@@ -90,6 +92,7 @@ class TorchEngine:
             steady(module)
         # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores
         self._module = convert_conv2d_weight_memory_format(module, torch.channels_last)
+        self._upload = Upload(self._device)
         self._forward: Forward = core_logits
         if compiled:
             self._forward = torch.compile(core_logits, dynamic=False)
@@ -114,8 +117,8 @@ class TorchEngine:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _infer(self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part) -> torch.Tensor:
-        on_device = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        known = torch.from_numpy(valid).to(self._device, non_blocking=True)
+        with upload_clock():
+            on_device, known = self._upload(pixels), self._upload(valid)
         batch = normalize(on_device, known, self._scaling, self._spec)
         batch = batch.contiguous(memory_format=torch.channels_last)
         with self._autocast():

@@ -13,16 +13,16 @@ network's own zero padding gives.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tilingseg.errors import TileError, TilingSegError
+from tilingseg.infer.tally import uploads_to
 from tilingseg.records import Prediction
 
 if TYPE_CHECKING:
@@ -33,30 +33,21 @@ if TYPE_CHECKING:
 
     from tilingseg.grid import Tile, Window
     from tilingseg.infer.engine import Engine, Part
+    from tilingseg.infer.tally import Tally
     from tilingseg.records import SceneReader
 
+_FAILURES = (
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What readers and networks written by others may raise: it is told with the tile."""
 READ_AHEAD_BYTES = 24_000_000
 """Pixels that may be read before the network asks for them, bytes."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one region has done so far."""
-
-    n_tiles: int = 0
-    n_tiles_nodata: int = 0
-    n_tiles_outside: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def clock(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,6 +80,8 @@ class _Loaded:
     """bool (height, width): what the network may see."""
     outside: bool = False
     """Skipped because of the area of interest, not for lack of data."""
+    seconds: float = 0.0
+    """What reading took."""
 
     @property
     def part(self) -> Part:
@@ -122,7 +115,7 @@ def predict(
         tally.n_tiles_nodata += sum(item.pixels is None and not item.outside for item in group)
         found: Iterator[torch.Tensor] = iter(())
         if wanted:
-            with tally.clock("infer"):
+            with tally.clock("forward"), uploads_to(tally):
                 found = iter(_infer(wanted, engine))
         yield [
             Prediction(
@@ -140,10 +133,11 @@ def _groups(loads: Iterator[_Loaded], batch_size: int, tally: Tally) -> Iterator
     group: list[_Loaded] = []
     n_wanted, part = 0, None
     while True:
-        with tally.clock("read"):
+        with tally.clock("idle"):
             item = next(loads, None)
         if item is None:
             break
+        tally.add("read", item.seconds)
         is_wanted = item.pixels is not None
         if group and (
             item.tile.row != group[0].tile.row
@@ -187,17 +181,25 @@ def _load(tile: Tile, source: TileSource) -> _Loaded:
         nothing = np.zeros((used.height, used.width), dtype=bool)
         return _Loaded(tile=tile, used=used, counts=nothing, outside=area is None)
     readable = _inside(tile.window, scene.height, scene.width)
+    start = time.perf_counter()
     try:
         pixels, valid = source.reader.read(readable)
-    except TilingSegError as error:
-        raise TileError(f"tile {tile.index} at {_place(tile)}: {error}") from error
+    except (TilingSegError, *_FAILURES) as error:
+        raise TileError(f"tile {tile.index} at {_place(tile)}: {_reason(error)}") from error
+    spent = time.perf_counter() - start
     known = valid[used.slices_in(readable)]
     counts = known & area
     if not counts.any():
-        return _Loaded(tile=tile, used=used, counts=counts, outside=bool(known.any()))
+        outside = bool(known.any())
+        return _Loaded(tile=tile, used=used, counts=counts, outside=outside, seconds=spent)
     shape = (tile.window.height, tile.window.width)
     return _Loaded(
-        tile=tile, used=used, counts=counts, pixels=_pad(pixels, shape), data=_pad(valid, shape)
+        tile=tile,
+        used=used,
+        counts=counts,
+        pixels=_pad(pixels, shape),
+        data=_pad(valid, shape),
+        seconds=spent,
     )
 
 
@@ -212,10 +214,9 @@ def _infer(batch: list[_Loaded], engine: Engine) -> torch.Tensor:
             f"tile {tile.index} at {_place(tile)}: {tile.window.height} × "
             f"{tile.window.width} px do not fit the device's memory; use a smaller --tile-size"
         ) from error
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+    except _FAILURES as error:
         raise TileError(
-            f"tile {tile.index} at {_place(tile)}: the network failed: {reason}"
+            f"tile {tile.index} at {_place(tile)}: the network failed: {_reason(error)}"
         ) from error
 
 
@@ -244,3 +245,8 @@ def _pad(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
 
 def _place(tile: Tile) -> str:
     return f"row {tile.core.row} px, column {tile.core.col} px"
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
