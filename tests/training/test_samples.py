@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -171,3 +172,18 @@ def test_sources_are_drawn_by_weight_and_not_by_size(weight, expected):
     )
     dark = draw_batch(rasters, recipe, 0).pixels.amax(dim=(1, 2, 3)) < 0.1
     assert dark.float().mean().item() == pytest.approx(expected, abs=0.08)
+
+
+def test_no_more_places_are_drawn_than_are_labelled():
+    rasters = (make_raster(seed=0), make_raster(seed=1))
+    still = AugmentOptions(
+        scale=(1.0, 1.0), rotation_deg=0, brightness=0, contrast=0, gamma=0, colour=0,
+        saturation=0, blur_share=0,
+    )  # fmt: skip
+    recipe = dataclasses.replace(make_recipe(n_windows=3, batch_size=8), augment=still)
+    seen = set()
+    for step in range(6):
+        for window in draw_batch(rasters, recipe, step).pixels:
+            # Turned and mirrored, a window holds the same values.
+            seen.add(tuple(window.flatten().mul(255).round().sort().values.tolist()))
+    assert len(seen) == 3
