@@ -285,6 +285,7 @@ def test_two_processes_learn_what_one_does_with_twice_the_batches(data, tmp_path
     command += ["--data", str(data), "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'two' / 'two.safetensors'}\n"
     recipe = read_recipe(tmp_path / "two.toml")
     recipe = dataclasses.replace(
         recipe, schedule=dataclasses.replace(recipe.schedule, accumulate=2)

@@ -42,11 +42,13 @@ def train(
     """Train a network by RECIPE, a TOML file, and write it as a model that `run` can use."""
     from tqdm import tqdm
 
+    from tilingseg.training.group import speaks
     from tilingseg.training.loop import train as train_model
     from tilingseg.training.recipe import read_recipe
 
     job = read_recipe(recipe)
-    with tqdm(unit="step", disable=wishes["quiet"] or None, file=sys.stderr) as bar:
+    silent = wishes["quiet"] or not speaks()
+    with tqdm(unit="step", disable=silent or None, file=sys.stderr) as bar:
 
         def show(done: int, total: int, text: str) -> None:
             if bar.total != total:
@@ -70,7 +72,8 @@ def train(
             bar.close()
             click.echo("interrupted; go on with --resume", err=True)
             raise click.exceptions.Exit(130) from None
-    click.echo(path)
+    if speaks():
+        click.echo(path)
 
 
 @click.command()

@@ -53,6 +53,11 @@ class Group:
             distributed.destroy_process_group()
 
 
+def speaks() -> bool:
+    """Return whether this process is the one that shows progress and results."""
+    return not distributed.is_torchelastic_launched() or os.environ["RANK"] == "0"
+
+
 def join_group() -> Group:
     """Return the group that `torchrun` started this process in, or one of this process alone."""
     gpu = torch.cuda.is_available()
