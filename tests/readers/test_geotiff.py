@@ -566,3 +566,21 @@ def test_too_few_control_points_are_refused(tmp_path):
     path = write(tmp_path / "scene.tif", random_pixels(), transform=None, gcps=gcps)
     with pytest.raises(SceneError, match=r"control points cannot be used.*gdalwarp"):
         open_scene(path)
+
+
+def test_a_scene_with_rational_polynomials_alone_is_refused_unless_pixels_will_do(tmp_path):
+    numbers = " ".join(["1"] + ["0"] * 19)
+    polynomials = {
+        f"{axis}_{part}_COEFF": numbers for axis in ("LINE", "SAMP") for part in ("NUM", "DEN")
+    }
+    scales = {
+        f"{name}_{kind}": "1"
+        for name in ("LINE", "SAMP", "LAT", "LONG", "HEIGHT")
+        for kind in ("OFF", "SCALE")
+    }
+    path = write(tmp_path / "scene.tif", random_pixels(), crs=None, transform=None)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(ns="RPC", **polynomials, **scales)
+    with pytest.raises(SceneError, match=r"RPCs\) alone.*gdalwarp -rpc"):
+        open_scene(path)
+    assert open_scene(path, pixel_m=0.5).scene.georef.crs is None

@@ -190,6 +190,12 @@ def _levels(dataset: Any, target: GdalTarget) -> tuple[tuple[Level, ...], tuple[
 def _georef(dataset: Any, options: ReadOptions, uri: str) -> Georef:
     a, b, c, d, e, f = (float(number) for number in dataset.transform[:6])
     crs = dataset.crs.to_wkt() if _is_placed(dataset) else None
+    if crs is None and options.pixel_m is None and dataset.tags(ns="RPC"):
+        raise SceneError(
+            f"{uri} is placed by rational polynomials (RPCs) alone, which takes a terrain model; "
+            "orthorectify it with gdalwarp -rpc -to RPC_DEM=dem.tif -t_srs EPSG:… first, or give "
+            "the size of its pixels in metres to work in pixel coordinates"
+        )
     georef = locate(crs, (a, b, c, d, e, f), dataset.shape, options, uri)
     if georef.pixel_m is None and crs is None:
         return replace(georef, pixel_m=physical_pixel_m(dataset.tags()))
