@@ -167,6 +167,14 @@ def test_thresholds_are_chosen_and_stored_with_the_model(data, model, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_training_data_need_not_be_there(data, model, tmp_path):
+    recipe = make_recipe()
+    gone = dataclasses.replace(recipe.sources[0], rasters="gone/*.tif")
+    recipe = dataclasses.replace(recipe, sources=(gone, recipe.sources[1]))
+    evaluate(recipe, data, tmp_path, options=EvaluateOptions(run=RunOptions(model=model)))
+    assert "| train | town | not here | cell |" in (tmp_path / "card.md").read_text("utf-8")
+
+
 def test_the_card_and_the_pictures_show_what_was_measured(data, model, tmp_path):
     _, score = run(data, model, tmp_path)
     card = (tmp_path / "card.md").read_text("utf-8")
