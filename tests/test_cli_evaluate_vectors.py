@@ -10,9 +10,12 @@ from shapely.geometry import LineString, box
 
 from tilingseg.cli.evaluate_vectors import evaluate_vectors
 from tilingseg.errors import EvaluationError
+from tilingseg.features import SUFFIXES, Layer, write_features
+from tilingseg.records import Georef
 
 CRS = "EPSG:32633"
 X, Y = 500_000, 5_000_000
+SCENE = Georef(crs=CRS, transform=(1, 0, X, 0, -1, Y), pixel_m=(1, 1))
 
 
 def write(path, geometries, to=CRS, **columns):
@@ -95,14 +98,14 @@ def test_roads(tmp_path):
     assert "APLS" in table
 
 
-def test_nothing_found_is_a_result(tmp_path, houses):
-    write(tmp_path / "none.gpkg", [box(0, 0, 1, 1)])
-    empty = geopandas.read_file(tmp_path / "none.gpkg").iloc[:0]
-    empty.to_file(tmp_path / "empty.fgb")
-    scores = json.loads(call(houses[0], tmp_path / "empty.fgb", "--json"))["scores"]
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nothing_found_is_a_result(tmp_path, houses, suffix):
+    empty = tmp_path / f"empty{suffix}"
+    write_features([], empty, Layer(name="empty", georef=SCENE))
+    scores = json.loads(call(houses[0], empty, "--json"))["scores"]
     assert (scores["recall"], scores["f1"], scores["precision"]) == (0, 0, None)
     assert scores["ap"] == 0
-    assert "precision        –" in call(houses[0], tmp_path / "empty.fgb")
+    assert "precision        –" in call(houses[0], empty)
 
 
 def test_bad_input_is_one_line(tmp_path, houses):
