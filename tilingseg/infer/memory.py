@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # names of malloc.h, for mallopt
 _NEVER = 2**31 - 1
-_USUAL = 32 * 2**20
-"""What glibc's own, moving threshold arrives at, bytes."""
+_LARGE = 4 * 2**20
+"""Blocks from which the stages after inference give memory back at once, bytes."""
 
 _GROWTH = 1.03
 """What the process may grow to, as a share of what it held after the first forward passes."""
@@ -92,8 +92,8 @@ def freed_memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_MMAP_THRESHOLD, _USUAL)
-        library.mallopt(_TRIM_THRESHOLD, 2 * _USUAL)
+        library.mallopt(_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _LARGE)
         gc.collect()  # a network may lie in a circle of references
         library.malloc_trim(0)
 

@@ -27,6 +27,7 @@ from shapely import LineString, Polygon
 from skimage.segmentation import watershed
 
 from tilingseg.vectorize.clearance import fill
+from tilingseg.vectorize.distance import distance_inside
 from tilingseg.vectorize.outlines import boundary_points, turning_points
 from tilingseg.vectorize.walls import main_directions
 
@@ -116,23 +117,31 @@ def _split_by_valley(
     core = ~ndimage.binary_dilation(~own, iterations=_RIM_PX)
     if not core.any():
         return None
-    height = np.where(own, probability, 0).astype(np.float32)
-    ceiling = ndimage.grey_closing(height, size=_VALLEY_PX)
-    drop = np.where(own, 1 - height / np.maximum(ceiling, 1), 0)
+    drop = _valleys(own, probability)
     if np.count_nonzero(core & (drop > _MIN_DROP)) < _MIN_VALLEY_PX:
         return None
     # Where a valley has a hole, the ground around it is as narrow as the hole: basins of the
     # distance from the valleys do not run together there, those of the probability do.
-    open_ground = ndimage.distance_transform_edt(np.pad(own & (drop < _OPEN_DROP), 1))[1:-1, 1:-1]
+    open_ground = distance_inside(own & (drop < _OPEN_DROP))
     peaks = (open_ground > 2) & (
         open_ground >= ndimage.maximum_filter(open_ground, size=_VALLEY_PX)
     )
     markers, n = ndimage.label(peaks, structure=np.ones((3, 3)))
     if n < 2:
         return None
-    labels = _watershed(_VALLEY_WEIGHT * drop - open_ground, markers, mask=own).astype(np.int32)
+    # in place: a block of a dense town has millions of pixels
+    height = np.subtract(_VALLEY_WEIGHT * drop, open_ground, out=open_ground)
+    labels = _watershed(height, markers, mask=own).astype(np.int32)
+    del height, open_ground, peaks, markers
     labels = _join_crooked(_join_basins(labels, drop, smallest), drop, _far_in(own))
     return labels if labels.max() > 1 else None
+
+
+def _valleys(own: NDArray[np.bool_], probability: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return how far the probability lies below its surroundings, as a share, 0 outside."""
+    height = np.where(own, probability, 0).astype(np.float32)
+    ceiling = ndimage.grey_closing(height, size=_VALLEY_PX)
+    return np.where(own, 1 - height / np.maximum(ceiling, 1), 0)
 
 
 def _join_basins(
@@ -209,7 +218,7 @@ def _join_crooked(
 
 
 def _split_by_neck(own: NDArray[np.bool_], smallest: float) -> NDArray[np.int32] | None:
-    depth = ndimage.distance_transform_edt(np.pad(own, 1))[1:-1, 1:-1]
+    depth = distance_inside(own)
     level, deepest = 1.5, float(depth.max())
     while 2 * level < deepest:
         parts, n = ndimage.label(depth > level)
