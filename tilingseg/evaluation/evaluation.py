@@ -48,7 +48,7 @@ class EvaluateOptions:
     """Model, device and whatever else a run has; area and outputs are set for every raster."""
     split: str = "validation"
     """Sources of the recipe that are measured."""
-    window_px: int = 512
+    window_px: int = 256
     """Side of the windows that intervals are drawn from, px of the run's grid."""
     boundary_px: int = 3
     """Width of the rim of the boundary IoU, px."""

@@ -105,7 +105,9 @@ def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
         ranked = _ranked(item for item in counts if item.class_name == class_name)
         if not ranked:
             continue
-        rows = (ranked[: -N_SHOWN - 1 : -1], ranked[:N_SHOWN])
+        # Where there are few windows, none stands in both rows.
+        half = len(ranked) // 2
+        rows = (ranked[half:][: -N_SHOWN - 1 : -1], ranked[:half][:N_SHOWN])
         names.append(f"windows_{class_name}.png")
         _save(out / names[-1], _sheet(rows))
     return tuple(names)
@@ -124,11 +126,11 @@ def _ranked(counts: Iterable[ClassCounts]) -> list[tuple[float, str, ClassCounts
 
 
 def _sheet(
-    rows: Iterable[list[tuple[float, str, ClassCounts, WindowCounts]]],
+    rows: Sequence[list[tuple[float, str, ClassCounts, WindowCounts]]],
 ) -> NDArray[np.uint8]:
     """Return uint8 (height, width, 3)."""
     cell = SHOWN_PX + 4
-    height, width = 2 * (2 * cell + _TEXT_PX) + _TEXT_PX, N_SHOWN * cell
+    height, width = 2 * (2 * cell + _TEXT_PX) + _TEXT_PX, max(map(len, rows)) * cell
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for line, row in enumerate(rows):
