@@ -207,7 +207,8 @@ class _Batches:
             yield batch
 
     def _drawn(self, number: int) -> tuple[int, Future[Batch]]:
-        return number, self._ahead.submit(draw_batch, self._rasters, self._recipe, number)
+        wanted = (self._rasters, self._recipe, number, self._group.device)
+        return number, self._ahead.submit(draw_batch, *wanted)
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
@@ -246,15 +247,12 @@ def _update(
     state.optimizer.zero_grad()
     total = 0.0
     for batch in batches:
-        pixels = normalize(
-            batch.pixels.to(device), batch.valid.to(device), unit_scaling(len(spec.bands)), spec
-        )
+        pixels = normalize(batch.pixels, batch.valid, unit_scaling(len(spec.bands)), spec)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         half = _HALF.get(schedule.precision)
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             logits = network(pixels)
-        borders = None if batch.borders is None else batch.borders.to(device)
-        loss = segmentation_loss(logits, batch.labels.to(device), recipe.loss, borders)
+        loss = segmentation_loss(logits, batch.labels, recipe.loss, batch.borders)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {state.step}; lower the learning rate "

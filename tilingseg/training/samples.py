@@ -74,13 +74,19 @@ def unit_values(raster: LabelledRaster, rows: slice, cols: slice) -> NDArray[np.
     return np.where(raster.valid[rows, cols], np.clip(unit, 0, 1), np.float32(0))
 
 
-def draw_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, step: int) -> Batch:
+def draw_batch(
+    rasters: tuple[LabelledRaster, ...],
+    recipe: TrainingRecipe,
+    step: int,
+    device: torch.device | None = None,
+) -> Batch:
     """Draw the windows of one step; the same step always gives the same windows.
 
     Args:
         rasters: the decoded training sources.
         recipe: sizes, variation and seed.
         step: number of the step, from 0.
+        device: where their look is varied, and where they end; None: the processor.
     """
     rng = np.random.default_rng((recipe.seed, step))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -96,11 +102,13 @@ def draw_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, step
         centre = _centre(raster, places, side * recipe.pixel_m / raster.gsd_m * scale)
         bend = draw_bend(recipe.augment, side, rng)
         windows.append(_cut(raster, centre, (side, recipe.pixel_m), warp, bend))
-    pixels, valid, labels, borders = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    pixels, valid, labels, borders = (
+        torch.cat(parts).to(device) for parts in zip(*windows, strict=True)
+    )
     pixels = vary_look(pixels, recipe.augment, generator)
     if recipe.augment.cutouts:
         shape = (len(valid), valid.shape[1], valid.shape[2])
-        cut = draw_cutouts(shape, recipe.augment, generator)
+        cut = draw_cutouts(shape, recipe.augment, generator).to(device)
         valid = valid & ~cut
         labels = labels.masked_fill(cut.unsqueeze(1), UNKNOWN)
     return Batch(
