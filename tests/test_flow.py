@@ -20,6 +20,7 @@ from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
 from tilingseg.errors import ModelError, PlanError, TileError
 from tilingseg.flow import open_store, run
 from tilingseg.grid import Window
+from tilingseg.infer import TorchEngine
 from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
@@ -398,3 +399,26 @@ def test_models_of_different_classes_are_not_averaged(scene, model, folder):
     other = make_model(folder / "swapped.safetensors", spec)
     with pytest.raises(ModelError, match="classes differ"):
         prepare(str(scene), options_for(model, further_models=(other,)))
+
+
+def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, monkeypatch):
+    options = options_for(
+        model, engine="torch", box=(500_050.0, 4_999_750.0, 500_300.0, 4_999_950.0)
+    )
+    masks, dice, n_refused = [], np.random.default_rng(3), [0]
+    infer = TorchEngine.probabilities
+
+    def moody(engine, *batch):
+        if dice.random() < 0.3:
+            n_refused[0] += 1
+            raise torch.OutOfMemoryError("pretended")
+        return infer(engine, *batch)
+
+    for name in ("calm", "moody"):
+        if name == "moody":
+            monkeypatch.setattr(TorchEngine, "probabilities", moody)
+        report = run(scene, tmp_path / name, options=options)
+        with rasterio.open(dict(report.outputs)["mask"]) as dataset:
+            masks.append(dataset.read(1))
+    assert n_refused[0] > 3
+    assert np.array_equal(*masks)

@@ -36,6 +36,8 @@ PROCESS_BYTES = 600_000_000
 FORWARD_FACTOR = 2.7
 """Peak memory of a forward pass over its activations alone, measured: kernels borrow, and the
 allocator keeps what it has freed."""
+CORE_FACTOR = 2.2
+"""The same where only the core of a tile is computed to the end, measured."""
 MAX_BATCH = 8
 """Tiles in one forward pass beyond which nothing is gained."""
 TILE_COST_PX = 4000
@@ -58,7 +60,7 @@ class TilingOptions:
     """How overlaps become one result; `auto`: exact where the network allows it."""
     batch_size: int | None = None
     """Tiles in one forward pass."""
-    memory_bytes: int = 330_000_000
+    memory_bytes: int = 480_000_000
     """What one forward pass may use, bytes."""
     region_px: int | None = None
     """Side that a region is rounded to, px: the unit of work on a cluster and of resuming."""
@@ -358,7 +360,7 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
         work = whole + geometry.core_share * (used - whole)
         cost = len(grid) * (work + TILE_COST_PX), size
         all_costs.append(cost)
-        if _forward_bytes(grid, geometry) <= options.memory_bytes:
+        if _forward_bytes(grid, geometry, exact=True) <= options.memory_bytes:
             fitting.append(cost)
     if not fitting:
         return min(size for _, size in all_costs)
@@ -366,15 +368,16 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
     return min(size for cost, size in fitting if cost <= WORTH_MEMORY * least)
 
 
-def _forward_bytes(grid: TileGrid, geometry: Geometry) -> int:
+def _forward_bytes(grid: TileGrid, geometry: Geometry, *, exact: bool) -> int:
     height, width = grid.tile_shape
-    return int(height * width * geometry.bytes_per_px * FORWARD_FACTOR)
+    factor = CORE_FACTOR if exact and geometry.core_share else FORWARD_FACTOR
+    return int(height * width * geometry.bytes_per_px * factor)
 
 
 def _tiling(
     grid: TileGrid, stitching: Stitching, geometry: Geometry, options: TilingOptions
 ) -> Tiling:
-    tile_bytes = _forward_bytes(grid, geometry)
+    tile_bytes = _forward_bytes(grid, geometry, exact=stitching == "exact")
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = max(1, min(MAX_BATCH, options.memory_bytes // tile_bytes, len(grid)))
