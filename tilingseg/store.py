@@ -308,7 +308,7 @@ class RegionWriter:
 def _read_plan(folder: Path) -> dict[str, Any] | None:
     try:
         stored = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except refusals(ValueError) as error:
         raise PlanError(
