@@ -194,14 +194,15 @@ def _carry_out(
     plan: BatchPlan, out_dir: Path, options: RunOptions, wishes: dict[str, Any], *, quiet: bool
 ) -> tuple[Path, list[Line]]:
     from tilingseg.cluster.batch import one_by_one, run_batch
-    from tilingseg.cluster.tasks import shared
+    from tilingseg.cluster.tasks import placed, shared
 
-    options = shared(options)
+    options = placed(options)
     with contextlib.ExitStack() as stack:
         carry_out: CarryOut = one_by_one
         if wishes["cluster"] is not None and plan.chosen:
             from functools import partial
 
+            options = shared(options)
             client = stack.enter_context(_client(wishes, options))
             from tilingseg.cluster import foreman
 

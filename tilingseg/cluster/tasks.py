@@ -123,11 +123,14 @@ _BENCH = _Bench()
 
 
 def shared(options: RunOptions) -> RunOptions:
-    """Make options fit for workers.
+    """Make options fit for workers: those that Dask watches over may start no processes."""
+    options = placed(options)
+    vectors = replace(options.outputs.vectors, workers=1)
+    return replace(options, outputs=replace(options.outputs, vectors=vectors))
 
-    Paths become absolute, for workers have a current folder of their own; and a worker starts no
-    processes, for those that Dask watches over may not.
-    """
+
+def placed(options: RunOptions) -> RunOptions:
+    """Make the paths in options absolute: workers have a current folder of their own."""
     first, *others = (
         absolute(name) if Path(name).suffix else name
         for name in map(str, (options.model, *options.further_models))
@@ -137,7 +140,6 @@ def shared(options: RunOptions) -> RunOptions:
         model=first,
         further_models=tuple(others),
         area_file=None if options.area_file is None else options.area_file.absolute(),
-        outputs=replace(options.outputs, vectors=replace(options.outputs.vectors, workers=1)),
     )
 
 
