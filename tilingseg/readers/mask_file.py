@@ -21,7 +21,13 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
-from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
+from tilingseg.readers.gdal_access import (
+    fit_cache,
+    gdal_settings,
+    locate_target,
+    open_dataset,
+    reason_of,
+)
 from tilingseg.readers.gdal_layout import refuse_container
 from tilingseg.readers.georef import locate
 from tilingseg.readers.physical import physical_pixel_m
@@ -65,7 +71,7 @@ def open_mask(
     dataset = open_dataset(target)
     try:
         _refuse_other_rasters(target.uri, dataset)
-        stored = _Stored(target, dataset)
+        stored = _Stored(fit_cache(target, dataset), dataset)
         legend = _legend_of_tag(target.uri, dataset)
         if legend is None:
             legend = _named(target.uri, _legend_of_values(stored), names or ())

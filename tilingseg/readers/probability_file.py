@@ -22,7 +22,13 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
-from tilingseg.readers.gdal_access import gdal_settings, locate_target, open_dataset, reason_of
+from tilingseg.readers.gdal_access import (
+    fit_cache,
+    gdal_settings,
+    locate_target,
+    open_dataset,
+    reason_of,
+)
 from tilingseg.readers.gdal_layout import refuse_container
 from tilingseg.readers.mask_file import MAX_CLASSES, georef_of
 from tilingseg.records import BACKGROUND, NODATA
@@ -76,7 +82,7 @@ def open_probabilities(
         classes = _names(target.uri, dataset, bands, names or ())
         own = dict(zip(classes, _own_levels(dataset, len(bands)), strict=True))
         file = ProbabilityFile(
-            _Source(target=target, dataset=dataset, bands=tuple(bands)),
+            _Source(target=fit_cache(target, dataset), dataset=dataset, bands=tuple(bands)),
             georef_of(target.uri, dataset, pixel_m),
             classes,
             _levels(target.uri, own, thresholds),
