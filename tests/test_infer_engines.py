@@ -103,8 +103,8 @@ def model():
 
 class TestParts:
     def test_inner_tiles_and_edges_get_graphs_where_they_are_many(self):
-        grid = TileGrid(height=1000, width=1000, tile_size_px=128, overlap_px=24, multiple_px=4)
-        assert grid.n_rows == grid.n_cols == 10
+        grid = TileGrid(height=1100, width=1100, tile_size_px=128, overlap_px=24, multiple_px=4)
+        assert grid.n_rows == grid.n_cols == 11
         inner, whole = slice(12, 116), slice(0, 128)
         assert common_parts(grid) == ((inner, inner), (whole, inner), (inner, whole))
 

@@ -72,7 +72,7 @@ class Form:
     engine: str
     """What ran it."""
     mpx_per_s: float
-    """Megapixels a second of the bare network, on the calibration tile."""
+    """Megapixels for each second of processor time, bare network, on the calibration tile."""
     times_faster: float
     """Than the original in torch in fp32."""
     iou: tuple[tuple[str, str, float], ...]
@@ -147,7 +147,7 @@ def compress(
 def compression_table(forms: tuple[Form, ...]) -> str:
     """Return the forms as a Markdown table; IoU is the mean over regions."""
     classes = tuple(dict.fromkeys(name for name, _, _ in forms[0].iou))
-    heads = ["form", "weights", "file MB", "× smaller", "engine", "Mpx/s", "× faster"]
+    heads = ["form", "weights", "file MB", "× smaller", "engine", "Mpx / CPU s", "× faster"]
     lines = [[*heads, *(f"IoU {name}" for name in classes)]]
     lines += [
         [

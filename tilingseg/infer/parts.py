@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from tilingseg.grid import Span, TileGrid
     from tilingseg.infer.engine import Part
 
-_ENOUGH = 8
-"""Tiles from which a graph of their own is worth its compilation."""
+_ENOUGH = 16
+"""Tiles from which a graph of their own is worth its compilation, measured: a compilation takes the
+time that the smaller part saves on 4 tiles in fp32 and on 20 in int8."""
 
 
 def common_parts(grid: TileGrid) -> tuple[Part, ...]:
