@@ -18,9 +18,10 @@ from shapely.affinity import affine_transform
 
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
 from tilingseg.errors import ModelError, PlanError, TileError
-from tilingseg.flow import open_store, run
+from tilingseg.flow import open_store, prepare_in, run
 from tilingseg.grid import Window
 from tilingseg.infer import TorchEngine
+from tilingseg.infer.runtimes import is_installed
 from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
@@ -422,3 +423,32 @@ def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, 
             masks.append(dataset.read(1))
     assert n_refused[0] > 3
     assert np.array_equal(*masks)
+
+
+@pytest.mark.skipif(not is_installed("onnx"), reason="the extra onnx is not installed")
+def test_an_interrupted_run_ends_with_the_engine_that_began_it(tmp_path, model, scene):
+    begun = options_for(model, engine="onnx")
+    job, folder = prepare_in(str(scene), tmp_path / "out", begun)
+    open_store(job, folder, begun)
+    left_open = options_for(model, engine="auto")
+    again, folder = prepare_in(str(scene), tmp_path / "out", left_open)
+    assert again.plan.model.engine == "onnx"
+    assert open_store(again, folder, left_open).plan.model.engine == "onnx"
+    other = options_for(model, engine="torch")
+    job, folder = prepare_in(str(scene), tmp_path / "out", other)
+    with pytest.raises(PlanError, match=r"model\.engine: onnx → torch"):
+        open_store(job, folder, other)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_regions_and_devices_give_the_same_bits_in_every_engine(tmp_path, model, scene, engine):
+    if not is_installed(engine):
+        pytest.skip(f"the extra {engine} is not installed")
+    one = options_for(model, engine=engine)
+    shared = replace(SMALL_TILES, batch_size=3, region_px=256)
+    many = replace(one, device="cpu,cpu", tiling=shared)
+    run(scene, tmp_path / "one", options=one)
+    run(scene, tmp_path / "many", options=many)
+    for name in ("scene_mask.tif", "scene_probability.tif"):
+        found = [read(tmp_path / out / name) for out in ("one", "many")]
+        np.testing.assert_array_equal(*found)
