@@ -220,8 +220,13 @@ def _take_apart(task: _Task, options: BuildingOptions, min_hole_px2: float) -> _
     barred = np.zeros((0, 2), np.intp) if alone else barred_pixels(own, around)
     polygon = _fill_holes(traced, min_hole_px2)
     pieces = separate(polygon, own, around) if options.separate else None
-    polygons, cuts = ([polygon], None) if pieces is None else (pieces.polygons, pieces.cuts)
-    parts = [Part(polygon=each, probability=probability, cuts=cuts) for each in polygons]
+    if pieces is None:
+        parts = [Part(polygon=polygon, probability=probability)]
+    else:
+        parts = [
+            Part(polygon=piece, probability=probability, cuts=cuts)
+            for piece, cuts in pieces.with_cuts()
+        ]
     return _TakenApart(parts=parts, barred=barred)
 
 

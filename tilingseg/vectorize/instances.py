@@ -29,10 +29,11 @@ from skimage.segmentation import watershed
 from tilingseg.vectorize.clearance import fill
 from tilingseg.vectorize.distance import distance_inside
 from tilingseg.vectorize.outlines import boundary_points, turning_points
+from tilingseg.vectorize.ragged import totals
 from tilingseg.vectorize.walls import main_directions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -80,6 +81,15 @@ class Pieces:
     """The pieces; together they are the polygon."""
     cuts: NDArray[np.float64]
     """float64 (k, 2, 2), the straight cuts: two points (x, y) each, px."""
+
+    def with_cuts(self) -> Iterator[tuple[Polygon, NDArray[np.float64]]]:
+        """Yield every piece with the cuts that may be walls of it: a block has thousands."""
+        low, high = self.cuts.min(1) - 1, self.cuts.max(1) + 1
+        for piece, (left, bottom, right, top) in zip(
+            self.polygons, shapely.bounds(self.polygons), strict=True
+        ):
+            near = (low < (right, top)).all(1) & (high > (left, bottom)).all(1)
+            yield piece, self.cuts[near]
 
 
 def separate(polygon: Polygon, own: NDArray[np.bool_], around: Surroundings) -> Pieces | None:
@@ -150,40 +160,62 @@ def _join_basins(
     """Join basins, each with the neighbour that the shallowest valley parts it from.
 
     Shallow ones first: the boundary of a small basin is short and says little, that of a whole
-    house says much.
+    house says much. Which basins are one is known per basin; pixels are looked at only once.
     """
+    pairs, at = _edges(labels)
+    here, there = drop[at[:, 0], at[:, 1]], drop[at[:, 0] + at[:, 2], at[:, 1] + at[:, 3]]
+    depths = np.maximum(here, there).astype(np.float64)
+    size: NDArray[np.float64] = np.bincount(labels.ravel()).astype(np.float64)
+    group = np.arange(len(size))
     for limit in (*_DROPS, None):
-        while (joined := _join_once(labels, drop, limit, smallest)) is not None:
-            labels = joined
-    return labels
+        while True:
+            target = _join_once(group[pairs], depths, size, limit, smallest)
+            if target is None:
+                break
+            n = len(target)
+            links = csr_array((np.ones(n), (np.arange(n), target)), shape=(n, n))
+            joined = connected_components(links, directed=False)[1]
+            # Background is the only one that stays alone for sure: it keeps the lowest number.
+            group, size = joined[group], totals(joined, size, int(joined.max()) + 1)
+    return group[labels].astype(np.int32)
 
 
 def _join_once(
-    labels: NDArray[np.int32], drop: NDArray[np.float32], limit: float | None, smallest: float
-) -> NDArray[np.int32] | None:
-    """Join what valleys of less than a drop part; None where nothing is left to join.
+    pairs: NDArray[np.intp],
+    depths: NDArray[np.float64],
+    size: NDArray[np.float64],
+    limit: float | None,
+    smallest: float,
+) -> NDArray[np.intp] | None:
+    """Return what each basin is joined with; None where valleys part all of them.
 
     With no limit, the drop asked for depends on the length, and what is too small for a building
     goes with a neighbour whatever lies between.
+
+    Args:
+        pairs: intp (k, 2), the basins on both sides of every pixel edge between two.
+        depths: float64 (k,), drop there.
+        size: pixels of every basin.
+        limit: drop from which on a valley parts.
+        smallest: building, px².
     """
-    n = int(labels.max())
-    size = np.bincount(labels.ravel(), minlength=n + 1)
-    target = np.arange(n + 1)
-    least = np.full(n + 1, np.inf)
-    for a, b, at in _contacts(labels):
-        here, there = drop[at[:, 0], at[:, 1]], drop[at[:, 0] + at[:, 2], at[:, 1] + at[:, 3]]
-        depth = float(np.maximum(here, there).mean())
-        asked = _MIN_DROP + _DROP_PX / len(at) if limit is None else limit
-        for one, other in ((a, b), (b, a)):
-            small = limit is None and size[one] < smallest
-            if (depth < asked or small) and depth < least[one]:
-                least[one], target[one] = depth, other
-    if not np.isfinite(least).any():
+    apart = pairs[:, 0] != pairs[:, 1]
+    code = np.sort(pairs[apart], axis=1) @ np.array([len(size), 1])
+    contacts, contact = np.unique(code, return_inverse=True)
+    length = np.bincount(contact)
+    depth = np.bincount(contact, weights=depths[apart]) / length
+    asked = _MIN_DROP + _DROP_PX / length if limit is None else np.full(len(length), limit)
+    one = np.stack(np.divmod(contacts, len(size)), axis=1)
+    small = (size[one] < smallest) & (limit is None)
+    row, side = np.nonzero((depth < asked)[:, None] | small)
+    if not len(row):
         return None
-    links = csr_array((np.ones(n + 1), (np.arange(n + 1), target)), shape=(n + 1, n + 1))
-    group = connected_components(links, directed=False)[1]
-    # Background is the only label that stays alone for sure: it keeps the lowest number.
-    return np.unique(group, return_inverse=True)[1][labels].astype(np.int32)
+    first, other = one[row, side], one[row, 1 - side]
+    # The last write counts: the shallowest valley, of equal ones the first.
+    order = np.lexsort((-np.arange(len(row)), -depth[row]))
+    target = np.arange(len(size))
+    target[first[order]] = other[order]
+    return target
 
 
 def _far_in(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -249,28 +281,38 @@ def _are_short(labels: NDArray[np.int32], cores: NDArray[np.int32], length_px: f
     return True
 
 
-def _contacts(labels: NDArray[np.int32]) -> list[tuple[int, int, NDArray[np.intp]]]:
-    """Return (lower label, higher label, contact) for all pairs of labels that touch.
+def _edges(labels: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pixel edges between labels.
 
-    A contact is intp (k, 4): row and column of a pixel and the step to its neighbour in the other
-    part.
+    Returns:
+        The labels on both sides, the lower one first, intp (k, 2); and intp (k, 4): row and column
+        of a pixel and the step to its neighbour in the other part.
     """
-    found = []
+    pairs, places = [], []
     for step in ((0, 1), (1, 0)):
         first = labels[: labels.shape[0] - step[0], : labels.shape[1] - step[1]]
         second = labels[step[0] :, step[1] :]
         row, col = np.nonzero((first != second) & (first > 0) & (second > 0))
-        pair = np.sort(np.stack([first[row, col], second[row, col]], axis=1), axis=1)
-        ones = np.ones_like(row)
-        found.append(np.column_stack([pair, row, col, ones * step[0], ones * step[1]]))
-    edges = np.concatenate(found).astype(np.intp)
-    edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
-    starts = np.flatnonzero(np.diff(edges[:, :2], axis=0, prepend=-1).any(1))
-    return [(int(part[0, 0]), int(part[0, 1]), part[:, 2:]) for part in _divided(edges, starts)]
+        pairs.append(np.sort(np.stack([first[row, col], second[row, col]], axis=1), axis=1))
+        places.append(np.column_stack([row, col, np.full((len(row), 2), step)]))
+    return np.concatenate(pairs).astype(np.intp), np.concatenate(places).astype(np.intp)
 
 
-def _divided(rows: NDArray[np.intp], starts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
-    return [part for part in np.split(rows, starts) if len(part)]
+def _contacts(labels: NDArray[np.int32]) -> list[tuple[int, int, NDArray[np.intp]]]:
+    """Return (lower label, higher label, contact) for all pairs of labels that touch.
+
+    A contact is intp (k, 4), as of `_edges`.
+    """
+    pairs, places = _edges(labels)
+    if not len(pairs):
+        return []
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    pairs, places = pairs[order], places[order]
+    starts = np.flatnonzero(np.diff(pairs, axis=0, prepend=-1).any(1))
+    return [
+        (int(pairs[start, 0]), int(pairs[start, 1]), part)
+        for start, part in zip(starts, np.split(places, starts[1:]), strict=True)
+    ]
 
 
 def _cut(
