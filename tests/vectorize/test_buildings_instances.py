@@ -13,7 +13,8 @@ from shapely.geometry import Polygon, box
 from tilingseg.records import Georef
 from tilingseg.vectorize.buildings import BuildingOptions, footprints
 from tilingseg.vectorize.clearance import fill
-from tilingseg.vectorize.instances import dissolve_overlaps, separate
+from tilingseg.vectorize.cuts import dissolve_overlaps
+from tilingseg.vectorize.instances import separate
 from tilingseg.vectorize.surroundings import BlockReader, Surroundings
 from tilingseg.vectorize.trace import trace
 

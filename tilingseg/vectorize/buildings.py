@@ -20,8 +20,9 @@ import shapely
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
 from tilingseg.vectorize.clearance import barred_pixels, fill, keep_clear
+from tilingseg.vectorize.cuts import dissolve_overlaps
 from tilingseg.vectorize.footprint import Part, Regularize, begun_at_the_top, fit_footprints
-from tilingseg.vectorize.instances import dissolve_overlaps, separate
+from tilingseg.vectorize.instances import separate
 from tilingseg.vectorize.outlines import Probability
 from tilingseg.vectorize.processes import in_processes
 from tilingseg.vectorize.surroundings import BlockReader, Surroundings
