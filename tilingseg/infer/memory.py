@@ -35,7 +35,7 @@ _LARGE = 4 * 2**20
 """Blocks from which the stages after inference give memory back at once, bytes."""
 
 _GROWTH = 1.03
-"""What the process may grow to, as a share of what it held after the first forward passes."""
+"""What the process may grow to, as a share of what it held after a pass that began tidily."""
 _FIRST_PASSES = 2
 """Forward passes until the network has made all that it keeps."""
 
@@ -53,12 +53,14 @@ class FrugalEngine:
         self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part
     ) -> torch.Tensor:
         """Infer one batch; see `Engine.probabilities`."""
-        if self._n_passes >= _FIRST_PASSES and resident_bytes() > _GROWTH * self._usual_bytes:
+        is_first = self._n_passes < _FIRST_PASSES
+        is_much = not is_first and resident_bytes() > _GROWTH * self._usual_bytes
+        if is_much:
             give_back()
         found = self._engine.probabilities(pixels, valid, part)
         self._n_passes += 1
-        if self._n_passes <= _FIRST_PASSES:
-            self._usual_bytes = resident_bytes()
+        if is_first or is_much:  # what a pass that began with nothing left over needs is no waste
+            self._usual_bytes = max(self._usual_bytes, resident_bytes())
         return found
 
 

@@ -49,6 +49,8 @@ def _prepare_onnx(data: bytes, _precision: str, threads: int) -> Forward:
     options.log_severity_level = 3
     # Threads that wait in a loop take the processor from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Each part of a tile has a session; with an arena each would keep the memory of a whole pass.
+    options.enable_cpu_mem_arena = False
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
