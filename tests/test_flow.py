@@ -403,14 +403,12 @@ def test_models_of_different_classes_are_not_averaged(scene, model, folder):
 
 
 def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, monkeypatch):
-    options = options_for(
-        model, engine="torch", box=(500_050.0, 4_999_750.0, 500_300.0, 4_999_950.0)
-    )
+    options = options_for(model, engine="torch")
     masks, dice, n_refused = [], np.random.default_rng(3), [0]
     infer = TorchEngine.probabilities
 
     def moody(engine, *batch):
-        if dice.random() < 0.3:
+        if dice.random() < 0.1:
             n_refused[0] += 1
             raise torch.OutOfMemoryError("pretended")
         return infer(engine, *batch)
@@ -421,7 +419,7 @@ def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, 
         report = run(scene, tmp_path / name, options=options)
         with rasterio.open(dict(report.outputs)["mask"]) as dataset:
             masks.append(dataset.read(1))
-    assert n_refused[0] > 3
+    assert n_refused[0] > 2
     assert np.array_equal(*masks)
 
 

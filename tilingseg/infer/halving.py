@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
     from tilingseg.infer.engine import Engine, Part
     from tilingseg.model.spec import Geometry
+
+
+TRIES = 3
+"""Times that a tile is tried before it is cut for the rest of the run."""
+LAST_TRIES = 10
+"""The same where it cannot be cut, which ends the run."""
 
 
 class HalvingEngine:
@@ -63,34 +67,34 @@ class HalvingEngine:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _one(self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part) -> torch.Tensor:
-        area = pixels.shape[2] * pixels.shape[3]
-        if self._most_px is None or area <= self._most_px:
-            for last in (False, True):
+        shape = pixels.shape[2], pixels.shape[3]
+        area = shape[0] * shape[1]
+        axis, halves = self._halves(part, shape)
+        can_be_cut = all(_area(window) < area for window, _ in halves)
+        if not can_be_cut or self._most_px is None or area <= self._most_px:
+            for left in reversed(range(TRIES if can_be_cut else LAST_TRIES)):
                 try:
                     return self._engine.probabilities(pixels, valid, part)
                 except torch.OutOfMemoryError:
-                    if last and self._geometry.halo_px is None:
+                    if not left and not can_be_cut:
                         raise
                 _release()  # memory that another program has given back by now, too
             self._most_px = area - 1
-        axis, halves = self._halves(part, (pixels.shape[2], pixels.shape[3]))
-        found = []
-        for window, inner in halves:
-            rows, cols = window
-            if (rows.stop - rows.start) * (cols.stop - cols.start) == area:
-                raise torch.OutOfMemoryError(f"a tile of {area:,} px cannot be cut any smaller")
-            found.append(self._one(pixels[:, :, rows, cols], valid[:, rows, cols], inner))
+        found = [
+            self._one(pixels[:, :, *window], valid[:, *window], inner) for window, inner in halves
+        ]
         return torch.cat(found, dim=2 + axis)
 
-    def _halves(
-        self, part: Part, shape: tuple[int, int]
-    ) -> tuple[int, Iterator[tuple[Part, Part]]]:
+    def _halves(self, part: Part, shape: tuple[int, int]) -> tuple[int, list[tuple[Part, Part]]]:
         """Cut what is used of a tile in two along its longer side.
 
         Returns:
             axis: 0 for rows, 1 for columns.
-            halves: (what is read of the tile, what is used of that).
+            halves: (what is read of the tile, what is used of that); one that is all of the tile
+                where there is no halo to give.
         """
+        if self._geometry.halo_px is None:
+            return 0, [((slice(0, shape[0]), slice(0, shape[1])), part)]
         spans = [cut.indices(length)[:2] for cut, length in zip(part, shape, strict=True)]
         axis = int(spans[1][1] - spans[1][0] > spans[0][1] - spans[0][0])
         start, stop = spans[axis]
@@ -99,7 +103,7 @@ class HalvingEngine:
         if not start < middle < stop:
             middle = stop
         cuts = [(start, middle), (middle, stop)] if middle < stop else [(start, stop)]
-        return axis, (self._with_halo(axis, cut, spans, shape) for cut in cuts)
+        return axis, [self._with_halo(axis, cut, spans, shape) for cut in cuts]
 
     def _with_halo(
         self, axis: int, cut: tuple[int, int], spans: list[tuple[int, int]], shape: tuple[int, int]
@@ -113,6 +117,11 @@ class HalvingEngine:
             window.append(slice(first, last))
             inner.append(slice(start - first, stop - first))
         return (window[0], window[1]), (inner[0], inner[1])
+
+
+def _area(window: Part) -> int:
+    rows, cols = window
+    return int((rows.stop - rows.start) * (cols.stop - cols.start))
 
 
 def _release() -> None:
