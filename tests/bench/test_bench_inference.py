@@ -1,16 +1,28 @@
-"""Inference without files: `pytest tests/bench/bench_inference.py --benchmark-only`.
+"""Inference in parts: once as tests, timed by `pytest tests/bench --benchmark-enable`.
 
-The forward pass with and without the halo's share of the decoder, and what stitching adds to it.
+The forward pass with and without the halo's share of the decoder, what normalisation, activation
+and stitching add to it, and all that is around a network: reading, stitching, storing.
 Whole processes beside peers are measured by `pipelines/bench.py`.
 """
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.bench import SPEC, write_scene
+from tilingseg.flow import open_store, run_region
 from tilingseg.grid import TileGrid
 from tilingseg.infer import TorchEngine
-from tilingseg.model.load import load_model
+from tilingseg.infer.activation import activate
+from tilingseg.job import RunOptions, prepare
+from tilingseg.model import load
+from tilingseg.model.load import load_model, save_model
+from tilingseg.model.normalize import normalize
+from tilingseg.output_folder import OutputFolder
+from tilingseg.progress import Watch
 from tilingseg.records import Prediction, Scaling
 from tilingseg.stitch import Decision, stitch
 
@@ -62,3 +74,38 @@ def predicted(tile, grid, probability, *, exact):
         probability=probability[:, : window.height, : window.width],
         valid=np.ones((window.height, window.width), dtype=bool),
     )
+
+
+def test_normalisation(benchmark, model):
+    random = np.random.default_rng(0)
+    pixels = torch.from_numpy(random.integers(0, 256, (1, 3, 512, 512), dtype=np.uint8))
+    valid = torch.ones((1, 512, 512), dtype=torch.bool)
+    scaling = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="")
+    assert benchmark(normalize, pixels, valid, scaling, model.spec).shape == pixels.shape
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_activation(benchmark, activation):
+    logits = torch.randn(1, 3, 512, 512)
+    found = benchmark(activate, logits, activation)
+    assert 0 <= found.min() <= found.max() <= 1
+
+
+def test_a_region_around_a_network_that_does_nothing(benchmark, tmp_path, monkeypatch):
+    scene, model = tmp_path / "scene.tif", tmp_path / "identity.safetensors"
+    write_scene(scene, 1024)
+    identity = {"identity": lambda *_: torch.nn.Identity()}
+    monkeypatch.setattr(load, "NETWORKS", load.NETWORKS | identity)
+    spec = replace(
+        SPEC, network="identity", network_options=(), classes=("a", "b", "c"), thresholds=(0.6,) * 3
+    )
+    save_model(model, torch.nn.Identity(), spec)
+    options = RunOptions(model=model, engine="torch", resume=False)
+    job = prepare(str(scene), options)
+    folder = OutputFolder.of(job.plan, tmp_path / "out")
+    store = open_store(job, folder, options)
+    engine = job.engine("cpu", store.scaling)
+    with ThreadPoolExecutor(2) as pool:
+        report = benchmark(run_region, job, store, job.plan.region(0), engine, pool, Watch())
+    job.reader.close()
+    assert report.n_pixels_valid == 1024**2
