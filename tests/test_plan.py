@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tilingseg.errors import PlanError
 from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.plan import (
+    MIDDLING_BYTES,
     ModelUse,
     RunPlan,
     TilingOptions,
@@ -94,6 +95,13 @@ class TestTiles:
         small = plan_tiles(huge, EXACT, options, 512)
         assert small.forward_bytes <= options.memory_bytes
         assert small.grid.tile_size_px < large.grid.tile_size_px
+
+    @pytest.mark.parametrize("side", [1400, 2000, 2600, 3400, 4800, 9000])
+    def test_need_much_memory_for_large_scenes_alone(self, side):
+        tiling = plan_tiles(make_scene(side, side), EXACT, TilingOptions(), 512)
+        height, width = tiling.grid.tile_shape
+        large = tiling.batch_size == 1 and 4 * height * width <= side**2
+        assert tiling.forward_bytes <= (TilingOptions().memory_bytes if large else MIDDLING_BYTES)
 
     def test_are_blended_with_the_reason_where_the_network_does_not_allow_it(self):
         tiling = plan_tiles(make_scene(), BLENDED, TilingOptions(), 512)

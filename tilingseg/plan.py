@@ -44,6 +44,8 @@ TILE_COST_PX = 4000
 """What a tile costs besides its pixels, in pixels of a small network, measured."""
 WORTH_MEMORY = 1.01
 """A larger tile must save this factor of the cost."""
+MIDDLING_BYTES = 330_000_000
+"""What a pass over more than a quarter of the scene, or over several tiles, may use, bytes."""
 CORE_SIZES_PX = range(256, 3073, 128)
 """Tile cores that the planner compares for exact stitching, px."""
 
@@ -352,6 +354,7 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
     """Return the tile size that costs least within the memory, px."""
     multiple = geometry.multiple_px
     fitting, all_costs = [], []
+    middling = min(MIDDLING_BYTES, options.memory_bytes)
     for core in CORE_SIZES_PX:
         size = -(-(core + overlap) // multiple) * multiple
         grid = _grid(scene, geometry, size, overlap)
@@ -360,7 +363,9 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
         work = whole + geometry.core_share * (used - whole)
         cost = len(grid) * (work + TILE_COST_PX), size
         all_costs.append(cost)
-        if _forward_bytes(grid, geometry, exact=True) <= options.memory_bytes:
+        is_quarter = 4 * whole <= scene.height * scene.width
+        most_bytes = options.memory_bytes if is_quarter else middling
+        if _forward_bytes(grid, geometry, exact=True) <= most_bytes:
             fitting.append(cost)
     if not fitting:
         return min(size for _, size in all_costs)
@@ -380,7 +385,9 @@ def _tiling(
     tile_bytes = _forward_bytes(grid, geometry, exact=stitching == "exact")
     batch_size = options.batch_size
     if batch_size is None:
-        batch_size = max(1, min(MAX_BATCH, options.memory_bytes // tile_bytes, len(grid)))
+        batch_size = max(
+            1, min(MAX_BATCH, min(MIDDLING_BYTES, options.memory_bytes) // tile_bytes, len(grid))
+        )
     elif batch_size < 1:
         raise PlanError(f"batch size must be 1 or more, got {batch_size}")
     return Tiling(
