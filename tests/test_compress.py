@@ -139,6 +139,14 @@ def test_exports_run_elsewhere(forms, name):
     assert (out / f"{name}.bin").exists()
 
 
+def test_forms_can_be_written_without_measuring_their_iou(model, recipe, data, tmp_path):
+    options = CompressOptions(n_batches=1, measure_iou=False)
+    found = compress(model, recipe, data, tmp_path / "out", options=options)
+    assert [form.iou for form in found] == [(), ()]
+    assert not (tmp_path / "out" / "runs").exists()
+    assert load_model(tmp_path / "out" / "houses-int8.safetensors").spec.activation_ranges
+
+
 def test_wishes_that_cannot_be_met_are_refused(model, recipe, data, tmp_path):
     from dataclasses import replace
 

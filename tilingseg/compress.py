@@ -53,6 +53,8 @@ class CompressOptions:
     """Batches of training windows that ranges are measured on."""
     split: str = "validation"
     """Sources of the recipe that IoU is measured on."""
+    measure_iou: bool = True
+    """Run the forms over those sources, which takes most of the time; False: write them alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,13 +233,15 @@ class _Compression:
         run = RunOptions(
             model=path, precision=precision, engine=choice.engine, device="cpu", overwrite=True
         )
-        iou = iou_by_region(
-            self.recipe,
-            self.data,
-            self.out / "runs" / path.stem,
-            EvaluateOptions(run=run, split=self.options.split),
-            self.progress,
-        )
+        iou: dict[tuple[str, str], float] = {}
+        if self.options.measure_iou:
+            iou = iou_by_region(
+                self.recipe,
+                self.data,
+                self.out / "runs" / path.stem,
+                EvaluateOptions(run=run, split=self.options.split),
+                self.progress,
+            )
         return Form(
             name=name,
             path=str(path),

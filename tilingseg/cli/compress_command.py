@@ -44,6 +44,12 @@ from tilingseg.cli.printing import Bars
     default="validation",
     help="Sources of the recipe that IoU is measured on.",
 )
+@click.option(
+    "--iou/--no-iou",
+    "measure_iou",
+    default=True,
+    help="Run every form over the held-out areas, or write the forms alone.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and the table.")
 def compress(model: str, recipe: Path, data: Path | None, out: Path | None, **wishes: Any) -> None:
     """Quantise MODEL to int8, prune it on request, export all forms, and measure them.
@@ -62,6 +68,7 @@ def compress(model: str, recipe: Path, data: Path | None, out: Path | None, **wi
         steps=wishes["steps"],
         n_batches=wishes["n_batches"],
         split=wishes["split"],
+        measure_iou=wishes["measure_iou"],
     )
     bars = Bars(quiet=wishes["quiet"])
     try:
