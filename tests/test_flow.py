@@ -183,7 +183,8 @@ class TestAreaOfInterest:
 
 class TestReport:
     def test_counts_everything(self, tmp_path, model, scene, pixels):
-        report = run(scene, tmp_path / "out", options=options_for(model))
+        # other engines upload nothing, and which one is fastest depends on the moment
+        report = run(scene, tmp_path / "out", options=options_for(model, engine="torch"))
         n_nodata = int((pixels == 0).all(axis=0).sum())
         assert report.n_pixels_nodata == n_nodata
         assert report.n_pixels_valid == SHAPE[0] * SHAPE[1] - n_nodata
