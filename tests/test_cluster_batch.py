@@ -1,6 +1,7 @@
 """Many scenes in one go: which are done, skipped, tried again, and what the summary says."""
 
 import csv
+import os
 import sys
 
 import numpy as np
@@ -137,6 +138,25 @@ class TestPlan:
         assert ([e.name for e in plan.chosen], plan.n_done, plan.n_failed) == (["c"], 1, 1)
         again = plan_batch(entries, tmp_path, BatchOptions(), overwrite=True)
         assert again.chosen == tuple(entries)
+
+    def test_a_scene_that_is_done_again_and_fails_has_failed(self, tmp_path):
+        entry = SceneEntry(uri="/a.tif", name="a")
+        (tmp_path / "a").mkdir()
+        for name, changed_s in (("run.json", 100), ("failed.json", 200)):
+            (tmp_path / "a" / name).write_text('{"reason": "gone"}')
+            os.utime(tmp_path / "a" / name, (changed_s, changed_s))
+        assert Ledger(tmp_path).status(entry) == "failed"
+        os.utime(tmp_path / "a" / "run.json", (300, 300))
+        assert Ledger(tmp_path).status(entry) == "done"
+
+    def test_a_report_that_cannot_be_read_is_a_failure_of_its_scene(self, tmp_path):
+        entry = SceneEntry(uri="/a.tif", name="a")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "run.json").write_text("{")
+        _, (line,) = Ledger(tmp_path).summarise([entry])
+        assert line.status == "failed"
+        assert "is no report of a run" in line.reason
+        assert "| a     | failed |" in (tmp_path / "summary.md").read_text(encoding="utf-8")
 
     def test_a_note_that_cannot_be_read_is_still_a_failure(self, tmp_path):
         entry = SceneEntry(uri="/a.tif", name="a")

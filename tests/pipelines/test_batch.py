@@ -1,6 +1,7 @@
 """A batch from a recipe: the flags of the command, refused where they are none."""
 
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -49,6 +50,13 @@ def test_a_recipe_becomes_flags(tmp_path):
 def test_what_is_wrong_is_named(tmp_path, text, words):
     with pytest.raises(click.ClickException, match=words):
         arguments_of(write(tmp_path, text))
+
+
+def test_the_recipe_beside_the_pipelines_is_one():
+    recipe = Path(__file__).parents[2] / "pipelines" / "recipes" / "batch.toml"
+    flags, scenes = arguments_of(recipe)
+    assert flags[flags.index("--cluster") + 1] == str(recipe.with_name("cluster_slurm.toml"))
+    assert scenes == ["/shared/scenes/*.tif"]
 
 
 def test_runs_the_batch_and_gives_its_exit_code(tmp_path, monkeypatch):

@@ -190,7 +190,7 @@ def open_scene_job(scene: SceneJob) -> Opened | RunReport:
         return Opened(
             ticket=store.ticket,
             n_regions=job.plan.n_regions,
-            missing=tuple(r.index for r in job.plan.regions() if r.index not in done),
+            missing=tuple(i for i in job.plan.region_indexes() if i not in done),
             n_parts=tree_levels(job.plan, scene.options.outputs),
         )
     finally:
