@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tilingseg.output_folder import WORK
+
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 120
 QUICK = {
@@ -90,7 +92,7 @@ def until(condition, *, alive=None):
 
 
 def n_done(out):
-    return len(list((out / "work" / "done").glob("*.json")))
+    return len(list((out / WORK / "done").glob("*.json")))
 
 
 def outputs_of(folder):

@@ -14,6 +14,7 @@ import pytest
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg.cli import main
+from tilingseg.output_folder import WORK
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ class TestBadInput:
         for word in words:
             assert word in err
         standing = out.rglob("*") if out.is_dir() else ()
-        finals = [p for p in standing if p.is_file() and "work" not in p.relative_to(out).parts]
+        finals = [p for p in standing if p.is_file() and WORK not in p.relative_to(out).parts]
         assert finals == []
 
     def test_missing_file(self, call, tmp_path, model):

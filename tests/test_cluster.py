@@ -20,6 +20,7 @@ from tests.cluster_processes import (
     worker,
 )
 from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg.output_folder import WORK
 
 pytest.importorskip("distributed", reason="needs the extra [cluster]")
 
@@ -78,7 +79,7 @@ class TestSameBits:
         assert outputs_of(out) == alone
         report = json.loads((out / "run.json").read_text())["report"]
         assert report["n_regions_resumed"] == 0
-        assert not (out / "work").exists()
+        assert not (out / WORK).exists()
 
 
 class TestFaults:

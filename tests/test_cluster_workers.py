@@ -19,7 +19,7 @@ from tests.makers import make_geotiff, make_model, smooth_noise
 from tests.saboteurs import noted
 from tilingseg import flow
 from tilingseg.job import RunOptions
-from tilingseg.output_folder import OutputOptions
+from tilingseg.output_folder import WORK, OutputOptions
 from tilingseg.places import place
 from tilingseg.plan import TilingOptions
 
@@ -168,7 +168,7 @@ class TestChunks:
         assert files_in(out) == alone["geotiff"]
         report = json.loads((out / "run.json").read_text())["report"]
         assert all(path.startswith(str(out)) for _, path in report["outputs"])
-        assert not (out / "work").exists()
+        assert not (out / WORK).exists()
         written = [(key, pid) for key, pid in noted(notes) if "pixels.zarr" in key]
         writers = {pid for _, pid in written}
         times = Counter(key for key, _ in written)
@@ -228,7 +228,7 @@ class TestFaults:
         assert outcome.reason.startswith(
             "1 of 9 regions failed (region 5: OSError: the network file system is away)"
         )
-        assert len(list((tmp_path / "out" / "work" / "done").iterdir())) == N_REGIONS - 1
+        assert len(list((tmp_path / "out" / WORK / "done").iterdir())) == N_REGIONS - 1
 
     def test_a_full_disk_ends_the_scene_and_the_next_one_goes_on(
         self, workers, tmp_path, options, scenes, alone
@@ -249,7 +249,7 @@ class TestFaults:
         assert (
             "not today" in do(workers, scenes["zarr"], out, with_pixel_size(options, "zarr")).reason
         )
-        (vectors,) = out.glob("work/vectors-*")
+        (vectors,) = out.glob(f"{WORK}/vectors-*")
         before = {path: path.stat().st_mtime_ns for path in vectors.rglob("*.npz")}
         assert len(list(vectors.rglob("pieces.npz"))) > 5, "more than one level"
         do(workers, scenes["zarr"], out, with_pixel_size(options, "zarr"))

@@ -17,7 +17,7 @@ import torch
 from shapely.affinity import affine_transform
 
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
-from tilingseg.errors import ModelError, PlanError, TileError
+from tilingseg.errors import ModelError, OutputError, PlanError, TileError
 from tilingseg.flow import open_store, prepare_in, run
 from tilingseg.grid import Window
 from tilingseg.infer import TorchEngine
@@ -25,7 +25,7 @@ from tilingseg.infer.runtimes import is_installed
 from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
-from tilingseg.output_folder import OutputFolder, OutputOptions
+from tilingseg.output_folder import WORK, OutputFolder, OutputOptions
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, Scaling
 from tilingseg.vectorize.layers import VectorOptions
@@ -94,7 +94,7 @@ def outputs_of(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "run.json" and "work.part" not in path.parts
+        if path.is_file() and path.name != "run.json" and f"{WORK}.part" not in path.parts
     }
 
 
@@ -203,7 +203,7 @@ class TestReport:
         names = {Path(path).name for _, path in report.outputs}
         assert {"scene_mask.tif", "scene_building.geojson", "preview.png", "run.json"} <= names
         assert all(Path(path).exists() for _, path in report.outputs)
-        assert not (tmp_path / "out" / "work").exists()
+        assert not (tmp_path / "out" / WORK).exists()
 
     def test_a_scene_without_data_gives_empty_outputs(self, tmp_path, model):
         path = make_geotiff(tmp_path / "empty.tif", np.zeros((3, 90, 80), np.uint8), nodata=0)
@@ -234,6 +234,23 @@ class TestNodata:
             # seven decimals of a degree are a centimetre
             assert found.intersection(nodata.buffer(-0.03)).area.max() < 1e-6
             assert found.difference(frame.buffer(0.03)).area.max() < 1e-6
+
+
+class TestFilesOfTheUser:
+    def test_a_folder_that_happens_to_be_called_work_is_left_alone(self, tmp_path, model, scene):
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / "thesis.txt").write_text("mine")
+        run(scene, tmp_path, options=options_for(model))
+        run(scene, tmp_path, options=options_for(model, overwrite=True))
+        assert (tmp_path / "work" / "thesis.txt").read_text() == "mine"
+
+    @pytest.mark.parametrize("name", ["preview.png", "scene_mask.tif", "run.json"])
+    def test_an_output_that_is_there_is_refused(self, tmp_path, model, scene, name):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(OutputError, match=f"{name} "):
+            run(scene, tmp_path, options=options_for(model))
+        assert {path.name for path in tmp_path.iterdir()} == {name}
+        assert (tmp_path / name).read_text() == "mine"
 
 
 class TestOverwriting:
@@ -346,7 +363,7 @@ class TestInterruption:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 n_killed += 1
-                if not (out / "run.json").exists() or (out / "work").exists():
+                if not (out / "run.json").exists() or (out / WORK).exists():
                     continue
             else:
                 assert process.returncode == 0

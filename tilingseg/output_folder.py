@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tilingseg.plan import RunPlan
 
+WORK = ".tilingseg-work"
+"""Folder of the work store. It is removed when a run ends, so no one else may call one so."""
 RASTER_FORMATS = ("cog", "zarr")
 VECTOR_SUFFIXES = {
     "geojson": ".geojson",
@@ -72,12 +74,17 @@ class OutputFolder:
     @property
     def work(self) -> Path:
         """Folder of the work store."""
-        return self.path / "work"
+        return self.path / WORK
 
     @property
     def report(self) -> Path:
         """The file that is written last."""
         return self.path / "run.json"
+
+    @property
+    def preview(self) -> Path:
+        """The picture of the results."""
+        return self.path / "preview.png"
 
     def of_layer(self, layer: str, suffix: str) -> Path:
         """Return the path of one output."""
@@ -92,7 +99,9 @@ class OutputFolder:
         self.make()
         # the outputs of an interrupted run are its own to replace
         if not (overwrite or (self.work / "plan.json").exists()):
-            _refuse_standing([self.report, *sorted(self.path.glob(f"{self.scene}_*"))])
+            _refuse_standing(
+                [self.report, self.preview, *sorted(self.path.glob(f"{self.scene}_*"))]
+            )
 
     def check_layers(
         self, names: Iterable[str], options: OutputOptions, *, overwrite: bool

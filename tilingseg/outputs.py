@@ -6,7 +6,7 @@
     <scene>_<layer>.geojson     vectors, one file a layer and format
     preview.png                 scene, mask and outlines
     run.json                    plan, versions, counts, seconds; written last
-    work/                       the work store; gone when the run is complete
+    .tilingseg-work/            the work store; gone when the run is complete
 
 `run.json` is the sign of a complete run. Between the last output and `run.json` the report waits
 in the work store, so that a run killed there is completed by the next call without doing anything
@@ -100,9 +100,8 @@ def publish(
         with results.clock("vectorize"):
             outlines = write_vectors(store, wanted, waiting, options, results, progress)
         with results.clock("preview"):
-            path = waiting.path / "preview.png"
-            write_preview(path, reader, store, store.plan.extent, outlines)
-            results.outputs.append(("preview", str(path)))
+            write_preview(waiting.preview, reader, store, store.plan.extent, outlines)
+            results.outputs.append(("preview", str(waiting.preview)))
     results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
     results.outputs.append(("report", str(folder.report)))
     text = _report_text(store, _report(store, results, before.n_resumed))
