@@ -176,6 +176,14 @@ class TestVectorize:
         code, _, err = call("vectorize", out / "scene_mask.tif", "-o", out)
         assert code == 1
         assert "scene_building.geojson exists" in err
+        for name in ("scene_road_centerline.geojson", "scene_building.qml"):
+            (tmp_path / "own").mkdir(exist_ok=True)
+            mine = tmp_path / "own" / name
+            mine.write_text("mine")
+            code, _, err = call("vectorize", out / "scene_mask.tif", "-o", tmp_path / "own")
+            assert (code, mine.read_text()) == (1, "mine")
+            assert f"{name} exists" in err
+            mine.unlink()
         code, _, err = call("vectorize", out / "scene_mask.tif", "--classes", "tree")
         assert code == 1
         assert "no class 'tree'; it has building, road" in err

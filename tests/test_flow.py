@@ -28,7 +28,7 @@ from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import WORK, OutputFolder, OutputOptions
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, Scaling
-from tilingseg.vectorize.layers import VectorOptions
+from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 SHAPE = (700, 900)
 RASTERS = OutputOptions(formats=("cog",), probability=True)
@@ -251,6 +251,32 @@ class TestFilesOfTheUser:
             run(scene, tmp_path, options=options_for(model))
         assert {path.name for path in tmp_path.iterdir()} == {name}
         assert (tmp_path / name).read_text() == "mine"
+
+    def test_all_that_a_run_writes_is_foreseen(self, tmp_path, model, scene):
+        outputs = OutputOptions(formats=("cog", "zarr", "gpkg", "fgb"), probability=True)
+        box = (500_050.0, 4_999_800.0, 500_100.0, 4_999_850.0)
+        run(scene, tmp_path, options=options_for(model, outputs=outputs, box=box))
+        folder = OutputFolder(path=tmp_path, scene="scene")
+        layers = layer_names(SPEC.classes, range(len(SPEC.classes)))
+        assert set(folder.files(layers, outputs)) == set(tmp_path.iterdir())
+
+    def test_a_scene_of_a_similar_name_is_not_in_the_way(self, tmp_path, model, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        path = make_geotiff(tmp_path / "a.tif", smooth_noise(90, 80))
+        (tmp_path / "a_small.tif").write_bytes(path.read_bytes())
+        run(path, ".", options=options_for(model))
+        assert (tmp_path / "a_mask.tif").exists()
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_the_results_of_another_scene_stay(self, tmp_path, model, overwrite):
+        for name in "ab":
+            make_geotiff(tmp_path / f"{name}.tif", smooth_noise(90, 80))
+        run(tmp_path / "a.tif", tmp_path / "out", options=options_for(model))
+        before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        options = options_for(model, overwrite=overwrite)
+        with pytest.raises(OutputError, match="results of another scene, a; give each scene"):
+            run(tmp_path / "b.tif", tmp_path / "out", options=options)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 class TestOverwriting:

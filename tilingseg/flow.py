@@ -172,7 +172,7 @@ def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore
         PlanError: the interrupted run had another plan.
         OutputError: the folder cannot be written or holds outputs that may not be replaced.
     """
-    folder.check(overwrite=options.overwrite)
+    folder.check(job.plan, options.outputs, overwrite=options.overwrite)
     wanted = options.outputs.needs_probability
     if options.resume and (store := WorkStore.resume(folder.work, job.plan)) is not None:
         if wanted and not store.keeps_probability:

@@ -77,10 +77,10 @@ def vectorize(
                 )
         name = Path(uri).stem.removesuffix("_mask").removesuffix("_probability")
         folder = OutputFolder(path=Path(out_dir or "."), scene=name)
-        layers = tuple(mask.classes.index(name) for name in names)
-        folder.check_layers(names, options.outputs, overwrite=options.overwrite)
+        indexes = tuple(mask.classes.index(name) for name in names)
+        folder.check_layers(mask, indexes, options.outputs, overwrite=options.overwrite)
         results = Results()
-        wanted = Wanted(class_indexes=layers, thresholds=thresholds)
+        wanted = Wanted(class_indexes=indexes, thresholds=thresholds)
         write_vectors(mask, wanted, folder, options.outputs, results, progress)
         return results
     finally:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.places import is_remote, place, refusals, why
-from tilingseg.vectorize.layers import VectorOptions
+from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from tilingseg.plan import RunPlan
+    from tilingseg.records import MaskReader
 
 WORK = ".tilingseg-work"
 """Folder of the work store. It is removed when a run ends, so no one else may call one so."""
@@ -90,29 +92,73 @@ class OutputFolder:
         """Return the path of one output."""
         return self.path / f"{self.scene}_{layer}{suffix}"
 
-    def check(self, *, overwrite: bool) -> None:
+    def files(self, layers: Iterable[str], options: OutputOptions) -> list[Path]:
+        """Return all that a run writes for its vector layers and formats."""
+        return [self.report, self.preview, *self._rasters(options), *self._vectors(layers, options)]
+
+    def _rasters(self, options: OutputOptions) -> list[Path]:
+        cog = [("mask", ".tif"), ("mask", ".tif.aux.xml")]
+        cog += [("probability", ".tif")] * options.probability
+        names = cog * ("cog" in options.formats) + [("mask", ".zarr")] * ("zarr" in options.formats)
+        return [self.of_layer(layer, suffix) for layer, suffix in names]
+
+    def _vectors(self, layers: Iterable[str], options: OutputOptions) -> list[Path]:
+        suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
+        suffixes += [".qml"] * bool(suffixes)  # the style, once a layer
+        return [self.of_layer(layer, suffix) for layer in layers for suffix in suffixes]
+
+    def check(self, plan: RunPlan, options: OutputOptions, *, overwrite: bool) -> None:
         """Make the folder and see that it can be written and holds nothing that would be lost.
 
+        Args:
+            plan: which classes become vectors.
+            options: what will be written.
+            overwrite: the outputs of an earlier run of this scene may be replaced.
+
         Raises:
-            OutputError: it cannot be written, or holds outputs and `overwrite` is off.
+            OutputError: it cannot be written, holds the results of another scene, or holds outputs
+                and `overwrite` is off.
         """
         self.make()
+        self._refuse_other_scene()
         # the outputs of an interrupted run are its own to replace
         if not (overwrite or (self.work / "plan.json").exists()):
-            _refuse_standing(
-                [self.report, self.preview, *sorted(self.path.glob(f"{self.scene}_*"))]
+            use = plan.model
+            layers = layer_names(use.spec.classes, use.class_indexes)
+            _refuse_standing(self.files(layers, options))
+
+    def _refuse_other_scene(self) -> None:
+        """Refuse a folder whose report tells of another scene: its results would be removed."""
+        try:
+            text = self.report.read_text(encoding="utf-8")
+            earlier = json.loads(text)["plan"]["scene"]["name"]
+        except FileNotFoundError:
+            return
+        except refusals(ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"{self.report} exists and is no report of a run; choose another folder"
+            ) from error
+        if earlier != self.scene:
+            raise OutputError(
+                f"{self.path} holds the results of another scene, {earlier}; give each scene a "
+                "folder of its own, as `tilingseg batch` does"
             )
 
     def check_layers(
-        self, names: Iterable[str], options: OutputOptions, *, overwrite: bool
+        self,
+        mask: MaskReader,
+        class_indexes: Sequence[int],
+        options: OutputOptions,
+        *,
+        overwrite: bool,
     ) -> None:
         """Do the same where nothing but vector layers will be written."""
         self.make()
-        suffixes = [VECTOR_SUFFIXES[name] for name in options.formats if name in VECTOR_SUFFIXES]
-        if not suffixes:
+        if not set(options.formats) & set(VECTOR_SUFFIXES):
             raise PlanError(f"choose a vector format: {', '.join(VECTOR_SUFFIXES)}")
         if not overwrite:
-            _refuse_standing([self.of_layer(n, suffix) for n in names for suffix in suffixes])
+            layers = layer_names(mask.classes, class_indexes)
+            _refuse_standing(self._vectors(layers, options))
 
     def make(self) -> None:
         """Make the folder and see that it can be written.

@@ -181,7 +181,7 @@ def open_scene_job(scene: SceneJob) -> Opened | RunReport:
     """
     job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
     try:
-        folder.check(overwrite=scene.options.overwrite)
+        folder.make()
         with _alone_in(folder.path):
             store = open_store(job, folder, scene.options)
             if (text := store.finished_report()) is not None:

@@ -90,6 +90,19 @@ def divides_buildings(name: str, classes: Sequence[str]) -> bool:
     return is_border(name, [other for other in classes if other.lower() in BUILDINGS])
 
 
+def layer_names(classes: Sequence[str], class_indexes: Sequence[int]) -> tuple[str, ...]:
+    """Return the names of the layers that `vector_layers` yields for some classes of a mask."""
+    names: list[str] = []
+    for name in (classes[index] for index in class_indexes):
+        if not divides_buildings(name, classes):
+            names += [name, _centerline(name)] if is_road(name) else [name]
+    return tuple(names)
+
+
+def _centerline(name: str) -> str:
+    return f"{name}_centerline"
+
+
 def traced_mask(mask: MaskReader, class_index: int) -> MaskReader:
     """Return the mask that a class is traced in: with buildings, their borders are buildings."""
     is_building = mask.classes[class_index].lower() in BUILDINGS
@@ -168,4 +181,4 @@ def vector_layers(
 
             skeleton = None if gathered is None else partial(gathered.skeleton, index)
             found = centerlines(mask, index + 1, RoadOptions(), left_out, skeleton)
-            yield layer(name=f"{name}_centerline", geometry_type="LineString", features=found)
+            yield layer(name=_centerline(name), geometry_type="LineString", features=found)
