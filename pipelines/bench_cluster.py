@@ -88,7 +88,7 @@ def _empty_regions(
         device="cpu",
         pixel_m=0.5,
         tiling=TilingOptions(tile_size_px=512, region_px=EMPTY_PX),
-        outputs=OutputOptions(formats=()),
+        outputs=OutputOptions(formats=("cog",)),
     )
     job = SceneJob(uri=str(folder / "empty.zarr"), out_dir=folder / "out", options=shared(options))
     times: list[tuple[float, float, int]] = []

@@ -188,6 +188,13 @@ class TestVectorize:
         assert code == 1
         assert "no class 'tree'; it has building, road" in err
 
+    def test_refuses_no_class_and_no_format(self, call, tmp_path, scene):
+        for flag in ("--classes", "--formats"):
+            code, _, err = call("vectorize", scene, "-o", tmp_path / "out", flag, "")
+            assert code == 1
+            assert err.startswith("error: no ")
+        assert not (tmp_path / "out").exists()
+
     def test_refuses_a_photo(self, call, scene, tmp_path):
         code, _, err = call("vectorize", scene, "-o", tmp_path)
         assert code == 1
@@ -320,6 +327,18 @@ class TestBadInput:
         self.refuse(
             *(call, tmp_path / "o", scene, "--model", model, "--formats", "shp"),
             words=["'shp'", "geojson"],
+        )
+
+    @pytest.mark.parametrize("text", ["", ",", " "])
+    def test_no_format_and_no_class(self, call, tmp_path, model, scene, text):
+        for flag, words in (("--formats", "no output format"), ("--classes", "no class")):
+            self.refuse(call, tmp_path / "o", scene, "--model", model, flag, text, words=[words])
+
+    def test_probabilities_without_a_raster(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--probability"),
+            *("--formats", "geojson,gpkg"),
+            words=["probabilities", "cog, zarr"],
         )
 
     def test_resuming_with_a_changed_plan(self, call, tmp_path, model, scene, monkeypatch):

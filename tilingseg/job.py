@@ -280,6 +280,8 @@ def _area(options: RunOptions, scene: Scene) -> BaseGeometry | None:
 
 
 def _class_indexes(wanted: tuple[str, ...] | None, spec: ModelSpec) -> tuple[int, ...]:
+    if wanted == ():
+        raise PlanError(f"no class is named; model {spec.name!r} has {', '.join(spec.classes)}")
     for name in wanted or ():
         _check_class(name, spec)
     return tuple(

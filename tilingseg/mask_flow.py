@@ -62,9 +62,11 @@ def vectorize(
         TilingSegError: the file is no mask, or the outputs cannot be written.
     """
     options = options or VectorizeOptions()
+    if options.classes == ():
+        raise PlanError("no class is named; leave the classes out to get all")
     mask, thresholds = _open(uri, options)
     try:
-        names = options.classes or mask.classes
+        names = mask.classes if options.classes is None else options.classes
         if not names:
             raise PlanError(
                 f"{uri} holds no class, only background and nodata; name the empty layers that you "

@@ -47,15 +47,22 @@ class OutputOptions:
         return self.probability or any(name in VECTOR_SUFFIXES for name in self.formats)
 
     def __post_init__(self) -> None:
-        """Refuse unknown formats.
+        """Refuse formats that are unknown, none at all, and those that drop what was asked for.
 
         Raises:
             PlanError: with the ones that exist.
         """
         known = (*RASTER_FORMATS, *VECTOR_SUFFIXES)
+        if not self.formats:
+            raise PlanError(f"no output format is named; choose of {', '.join(known)}")
         for name in self.formats:
             if name not in known:
                 raise PlanError(f"output format {name!r} is none of {', '.join(known)}")
+        if self.probability and not set(self.formats) & set(RASTER_FORMATS):
+            raise PlanError(
+                "probabilities are kept in rasters: add one of the formats "
+                f"{', '.join(RASTER_FORMATS)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
