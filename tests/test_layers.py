@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "area": {"errors", "grid"},
     "scaling": {"records"},
     "model": {"atomic", "errors", "records"},
-    "readers": {"errors", "grid", "records"},
+    "readers": {"errors", "grid", "places", "records"},
     "infer": {"atomic", "errors", "memo", "model", "records"},
     "stitch": {"grid", "records"},
     "store": {"atomic", "errors", "places", "plan", "records"},

@@ -1,5 +1,8 @@
 import base64
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -615,3 +618,49 @@ def test_a_store_on_a_server_is_read(tmp_path, fmt, monkeypatch):
         # Such a server does not list folders.
         fails(f"{server.url}/scene.zarr", "does not list its folders, name the array")
         fails(f"{server.url}/nix.zarr", "is no Zarr store")
+
+
+def test_a_store_in_a_bucket_is_read(object_store):
+    pixels = random_pixels()
+    place = f"{object_store}/test_zarr/scene.zarr"
+    put(place, pixels, dims=("band", "y", "x"))
+    np.testing.assert_array_equal(read_whole(open_scene(place))[0], pixels)
+    fails(f"{object_store}/test_zarr/nix.zarr", "is no Zarr store")
+
+
+def test_a_public_bucket_is_read_unsigned(object_store, monkeypatch):
+    pixels = random_pixels()
+    for name, access in (("open", "public-read"), ("closed", "private")):
+        rights = {"s3_additional_kwargs": {"ACL": access}}
+        put(f"{object_store}/{name}.zarr", pixels, storage_options=rights)
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "YES")
+    np.testing.assert_array_equal(read_whole(open_scene(f"{object_store}/open.zarr"))[0], pixels)
+    fails(f"{object_store}/closed.zarr", "cannot be opened as Zarr: .*(Forbidden|Denied)")
+
+
+def test_missing_credentials_are_named(object_store):
+    settings = {k: v for k, v in os.environ.items() if not k.endswith(("_KEY_ID", "_ACCESS_KEY"))}
+    # or the instance metadata of a cloud is asked for, which takes seconds where there is none
+    settings["AWS_EC2_METADATA_DISABLED"] = "true"
+    command = [sys.executable, "-m", "tilingseg", "info", f"{object_store}/any.zarr"]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(r"credentials; set .*or AWS_NO_SIGN_REQUEST=YES$", done.stderr.strip())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_server_that_refuses_is_named(tmp_path, status, monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    put(tmp_path / "scene.zarr", random_pixels())
+    with file_server() as server:
+        for file in tmp_path.rglob("*"):
+            if file.is_file():
+                server.files[f"/{file.relative_to(tmp_path)}"] = file.read_bytes()
+        reader = open_scene(f"{server.url}/scene.zarr")
+        server.failures["/scene.zarr/c/0/0/0"] = [status] * 9
+        with pytest.raises(SceneError, match=rf"rows 0…\d+, .* cannot be read \({status}.*refused"):
+            read_whole(reader)
+        server.failures["/scene.zarr/zarr.json"] = [status] * 9
+        fails(f"{server.url}/scene.zarr", f"cannot be opened as Zarr: {status}")

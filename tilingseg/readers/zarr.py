@@ -17,6 +17,7 @@ from zarr.errors import BaseZarrError
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
+from tilingseg.places import refusals, why
 from tilingseg.readers.source import as_delivered
 from tilingseg.readers.validity import alpha_holds_data, holds_data
 from tilingseg.readers.zarr_axes import fetch
@@ -129,11 +130,11 @@ class ZarrSource:
         try:
             parts = [fetch(array, layout.roles, fixed, layout.positions, area) for array in arrays]
         # What a damaged chunk raises is up to its codec.
-        except (OSError, BaseZarrError, ValueError, RuntimeError, KeyError, zlib.error) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+        except refusals(BaseZarrError, ValueError, RuntimeError, KeyError, zlib.error) as error:
             raise SceneError(
                 f"{layout.target.uri}: rows {box.row}…{box.row_stop - 1}, columns {box.col}…"
-                f"{box.col_stop - 1} cannot be read ({reason}); a chunk may be damaged"
+                f"{box.col_stop - 1} cannot be read ({why(error)}); a chunk may be damaged"
+                f"{' or refused by the server' * layout.target.is_remote}"
             ) from error
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

@@ -1,11 +1,13 @@
 """Finding and opening Zarr stores: which part of a path is the store, and what went wrong.
 
 Remote stores go through zarr's own fsspec support, so that any protocol that fsspec knows works
-once its package is installed.
+once its package is installed. Access is told by the same variables as for GDAL, so that a bucket
+that a GeoTIFF is read from gives its Zarr too.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from zarr.errors import BaseZarrError
 from zarr.storage import ZipStore
 
 from tilingseg.errors import DependencyError, SceneError
+from tilingseg.places import refusals, why
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 _PACKAGES = {
@@ -115,7 +118,7 @@ class ZarrStore:
 
 def _open(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
     try:
-        return zarr.open(_store(target.root), path=path, mode="r")
+        return zarr.open(**_store(target.root), path=path, mode="r")
     except ImportError as error:
         scheme = target.root.partition("://")[0].lower()
         raise DependencyError(
@@ -124,22 +127,35 @@ def _open(target: ZarrTarget, path: str) -> zarr.Array[Any] | zarr.Group:
         ) from error
     except FileNotFoundError as error:
         raise SceneError(_not_found(target, path)) from error
-    except (OSError, BaseZarrError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SceneError(f"{target.uri} cannot be opened as Zarr: {reason}") from error
+    except refusals(BaseZarrError, ValueError, TypeError, KeyError) as error:
+        raise SceneError(
+            f"{target.uri} cannot be opened as Zarr: {why(error)}{_access_hint(error)}"
+        ) from error
 
 
 def _inside(target: ZarrTarget) -> list[str]:
     """Return the names at the root of a store, as far as it can be listed."""
     try:
-        root = zarr.open_group(_store(target.root), mode="r")
+        root = zarr.open_group(**_store(target.root), mode="r")
         return sorted(root.keys())
-    except (OSError, BaseZarrError, ValueError, NotImplementedError):
+    except refusals(BaseZarrError, ValueError, NotImplementedError):
         return []
 
 
-def _store(root: str) -> Any:
-    return ZipStore(root, mode="r") if root.lower().endswith(".zip") else root
+def _store(root: str) -> dict[str, Any]:
+    """Return the arguments that tell Zarr where a store is and how to reach it."""
+    if root.lower().endswith(".zip"):
+        return {"store": ZipStore(root, mode="r")}
+    unsigned = os.environ.get("AWS_NO_SIGN_REQUEST", "").lower() in ("yes", "true", "on", "1")
+    if unsigned and root.lower().startswith("s3://"):
+        return {"store": root, "storage_options": {"anon": True}}
+    return {"store": root}
+
+
+def _access_hint(error: Exception) -> str:
+    if type(error).__name__ != "NoCredentialsError":
+        return ""
+    return "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_NO_SIGN_REQUEST=YES"
 
 
 def _not_found(target: ZarrTarget, path: str) -> str:
