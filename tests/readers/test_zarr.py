@@ -15,6 +15,7 @@ from tests.readers.test_geotiff import random_pixels, random_valid, write
 from tests.servers import file_server
 from tilingseg.errors import DependencyError, SceneError
 from tilingseg.grid import Window
+from tilingseg.places import place, upload
 from tilingseg.readers import open_scene
 from tilingseg.readers.zarr_store import locate_zarr
 
@@ -27,7 +28,7 @@ HEIGHT, WIDTH = 131, 94
 WKT = CRS(32633).to_wkt()
 
 
-def put(place, data, *, fmt=3, chunks=None, dims=None, attrs=None, **options):
+def put(where, data, *, fmt=3, chunks=None, dims=None, attrs=None, **options):
     """Write an array at a path (new store) or as (group, name)."""
     attributes = dict(attrs or {})
     if fmt == 2 and dims:
@@ -41,10 +42,10 @@ def put(place, data, *, fmt=3, chunks=None, dims=None, attrs=None, **options):
     }
     if fmt == 3 and dims:
         settings["dimension_names"] = dims
-    if isinstance(place, tuple):
-        array = place[0].create_array(place[1], **settings)
+    if isinstance(where, tuple):
+        array = where[0].create_array(where[1], **settings)
     else:
-        array = zarr.create_array(place, zarr_format=fmt, **settings)
+        array = zarr.create_array(where, zarr_format=fmt, **settings)
     array[...] = data
     return array
 
@@ -620,11 +621,15 @@ def test_a_store_on_a_server_is_read(tmp_path, fmt, monkeypatch):
         fails(f"{server.url}/nix.zarr", "is no Zarr store")
 
 
-def test_a_store_in_a_bucket_is_read(object_store):
+def test_a_store_in_a_bucket_is_read(object_store, tmp_path):
     pixels = random_pixels()
-    place = f"{object_store}/test_zarr/scene.zarr"
-    put(place, pixels, dims=("band", "y", "x"))
-    np.testing.assert_array_equal(read_whole(open_scene(place))[0], pixels)
+    # the variables of one reader are those of the other
+    upload([write(tmp_path / "scene.tif", pixels)], place(f"{object_store}/test_zarr"))
+    reader = open_scene(f"{object_store}/test_zarr/scene.tif")
+    np.testing.assert_array_equal(read_whole(reader)[0], pixels)
+    store = f"{object_store}/test_zarr/scene.zarr"
+    put(store, pixels, dims=("band", "y", "x"))
+    np.testing.assert_array_equal(read_whole(open_scene(store))[0], pixels)
     fails(f"{object_store}/test_zarr/nix.zarr", "is no Zarr store")
 
 
