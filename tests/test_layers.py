@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "progress": {"errors"},
     "plan": {"errors", "grid", "records"},
     "area": {"errors", "grid"},
-    "scaling": {"records"},
+    "scaling": {"errors", "records"},
     "model": {"atomic", "errors", "records"},
     "readers": {"errors", "grid", "places", "records"},
     "infer": {"atomic", "errors", "memo", "model", "records"},

@@ -5,6 +5,7 @@ import pytest
 
 from tests.fakes import ArrayReader
 from tests.test_infer import SPEC
+from tilingseg.errors import SceneError
 from tilingseg.scaling import decide_scaling
 
 
@@ -31,6 +32,13 @@ def test_the_model_may_fix_the_range():
     pixels = np.zeros((2, 4, 4), dtype=np.uint16)
     scaling = decide_scaling(ArrayReader(pixels), replace(SPEC, value_range=(0.0, 10_000.0)))
     assert scaling.high == (10_000.0, 10_000.0)
+
+
+def test_values_that_are_no_numbers_give_no_range():
+    pixels = np.full((2, 4, 4), 9, dtype=np.float32)
+    pixels[1, 2, 2] = np.inf
+    with pytest.raises(SceneError, match="band 2 .* no finite numbers"):
+        decide_scaling(ArrayReader(pixels), SPEC)
 
 
 def test_a_constant_band_still_has_a_range():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilingseg.errors import SceneError
 from tilingseg.records import Scaling
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ def decide_scaling(reader: SceneReader, spec: ModelSpec) -> Scaling:
 
     Returns:
         One range per band.
+
+    Raises:
+        SceneError: a band holds pixels whose values are no numbers.
     """
     scene = reader.scene
     n_bands = len(scene.bands)
@@ -44,8 +48,14 @@ def decide_scaling(reader: SceneReader, spec: ModelSpec) -> Scaling:
     if not valid.any():
         return _same(n_bands, 0.0, 1.0, "none: the scene holds no valid pixel")
     lows, highs = [], []
-    for band in pixels:
-        low, high = np.percentile(band[valid].astype(np.float64), PERCENTILES)
+    for index, band in enumerate(pixels, start=1):
+        values = band[valid].astype(np.float64)
+        if not np.isfinite(values).all():
+            raise SceneError(
+                f"{scene.uri}: band {index} of those read holds values that are no finite numbers; "
+                "declare them as nodata"
+            )
+        low, high = np.percentile(values, PERCENTILES)
         lows.append(float(low))
         highs.append(float(high) if high > low else float(low) + 1.0)
     source = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g} of the scene, per band"

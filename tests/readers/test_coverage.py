@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import rasterio
 from rasterio.enums import Resampling
 
@@ -39,6 +40,25 @@ def test_windows_of_a_resampled_grid_are_found(tmp_path):
 def test_a_window_beyond_the_scene_is_empty(tmp_path):
     reader = open_scene(scene_with_strip(tmp_path / "scene.tif", Resampling.average))
     assert not reader.may_hold_data(Window(row=2040, col=2040, height=64, width=64))
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "nodata"), [(np.inf, None), (np.inf, np.nan), (np.nan, None), (np.nan, np.nan)]
+)
+def test_averages_that_are_no_numbers_hide_no_data(tmp_path, value, nodata):
+    path = tmp_path / "scene.tif"
+    rng = np.random.default_rng(0)
+    pixels = rng.uniform(1, 1000, (1, 1024, 1024)).astype(np.float32)
+    pixels[rng.random(pixels.shape) < 0.02] = value
+    make_geotiff(path, pixels, nodata=nodata)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([4, 32], Resampling.average)
+    reader = open_scene(path)
+    assert reader.may_hold_data(Window(row=300, col=300, height=10, width=10))
+    reduced, valid = reader.read_reduced(16)
+    assert valid.any()
+    assert reduced[:, valid].mean() == pytest.approx(500, rel=0.1)
     reader.close()
 
 

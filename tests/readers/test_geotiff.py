@@ -121,6 +121,19 @@ class TestNaN(SceneReaderContract):
         return SceneCase(open=lambda: open_scene(path), pixels=stored, valid=valid)
 
 
+class TestInfinity(SceneReaderContract):
+    @pytest.fixture(params=["float32", "float64"])
+    def case(self, tmp_path, request):
+        pixels, valid = random_pixels(2, request.param), random_valid()
+        stored = pixels.copy()
+        stored[1, ~valid] = np.inf
+        # beyond what float32 can hold, as which such a scene is delivered
+        stored[0, ~valid & (stored[0] > 99)] = -np.inf if request.param == "float32" else -1e300
+        path = write(tmp_path / "scene.tif", stored)
+        pixels = pixels.astype("float32")
+        return SceneCase(open=lambda: open_scene(path), pixels=pixels, valid=valid)
+
+
 class TestNodataThatNoCameraDelivers(SceneReaderContract):
     @pytest.fixture
     def case(self, tmp_path):

@@ -3,7 +3,8 @@
 Flights and satellite strips fill half of their rectangle. An averaged overview has data wherever
 one of its pixels' sources has some; a pixel that is full only to a small part may still be called
 empty (half-transparent alpha), so that one more overview pixel on every side counts as data too.
-Overviews that pick single pixels cannot tell and are not asked.
+Overviews that pick single pixels cannot tell and are not asked; nor can a pixel that is infinite or
+NaN because one of its many sources is.
 """
 
 from __future__ import annotations
@@ -72,8 +73,10 @@ def read_coverage(source: PixelSource) -> Coverage:
     n_rows = max(1, _STEP_PX // level.width)
     for row in range(0, level.height, n_rows):
         height = min(n_rows, level.height - row)
-        _, valid = source.read(index, Window(row=row, col=0, height=height, width=level.width))
-        n_before[row + 1 : row + height + 1, 1:] = valid
+        window = Window(row=row, col=0, height=height, width=level.width)
+        pixels, valid = source.read(index, window)
+        spoilt = np.isinf(pixels) if source.info.averages_skip_nan else ~np.isfinite(pixels)
+        n_before[row + 1 : row + height + 1, 1:] = valid | spoilt.any(axis=0)
     np.cumsum(n_before, axis=0, out=n_before)
     np.cumsum(n_before, axis=1, out=n_before)
     return Coverage(level=level, n_before=n_before)

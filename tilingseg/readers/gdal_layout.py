@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,6 +92,7 @@ def describe(dataset: Any, target: GdalTarget, options: ReadOptions) -> GdalLayo
         dtype=dtype,
         georef=_georef(dataset, options, uri),
         levels=levels,
+        averages_skip_nan=any(value is not None and math.isnan(value) for value in nodata),
         notes=notes + _remarks(dataset),
     )
     return GdalLayout(

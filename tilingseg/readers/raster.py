@@ -119,7 +119,11 @@ class RasterReader:
         size = self._source.info.levels[level]
         if size.height * size.width > _PREVIEW_PX:
             return self._sampled(target, level, scale)
-        return self._resampled(target, level, scale)
+        pixels, valid = self._resampled(target, level, scale)
+        if level > 0 and self.scene.dtype == "float32" and not valid.any():
+            # a few infinite pixels make all averages infinite
+            return self._sampled(target, 0, scale)
+        return pixels, valid
 
     def may_hold_data(self, window: Window) -> bool:
         """Tell whether a window may hold a valid pixel; see `SceneReader.may_hold_data`."""

@@ -90,6 +90,8 @@ class SourceInfo:
     """Where the pixels of level 0 lie."""
     levels: tuple[Level, ...]
     """Level 0 and its reduced copies, finest first."""
+    averages_skip_nan: bool = False
+    """NaN is declared as nodata, so that what made the levels left it out of their averages."""
     notes: tuple[str, ...] = ()
     """Decisions taken while the file was opened."""
 

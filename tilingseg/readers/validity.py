@@ -1,8 +1,9 @@
-"""Which pixels hold data, from nodata tags and NaN.
+"""Which pixels hold data, from nodata tags and numbers that are none.
 
 A nodata value that a camera can deliver, such as 0, makes a pixel invalid only where all selected
 bands have it: a shadow with one band at 0 is data. A value that it cannot deliver, such as −9999,
-does so in any band. NaN in any band is never data.
+does so in any band. NaN and ±inf in any band are never data:
+one infinite pixel would spoil the statistics of the scene.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def holds_data(data: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[
         for band, value in tagged[1:]:
             missing &= band == value
     if data.dtype.kind == "f":
-        missing |= np.isnan(data).any(axis=0)
+        missing |= ~_is_number(data).all(axis=0)
     return ~missing
 
 
@@ -55,6 +56,14 @@ def alpha_holds_data(alpha: NDArray[Any], *, reduced: bool) -> NDArray[np.bool_]
     """
     # Wider types are often filled with 255 instead of their largest value, so half is not known.
     return alpha > (127 if reduced and alpha.dtype == np.uint8 else 0)
+
+
+def _is_number(data: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which values are finite in the type that is delivered, float32 at most."""
+    small = data.dtype.itemsize <= 4
+    finite: NDArray[np.bool_]
+    finite = np.isfinite(data) if small else np.abs(data) <= np.finfo(np.float32).max
+    return finite
 
 
 def _is_measurable(nodata: Any) -> bool:
