@@ -46,6 +46,8 @@ def test_the_area_ends_with_the_scene():
         ((600_000, 0, 600_001, 1), r"does not overlap .*500000,4999970,500040,5000000"),
         ((5, 5, 5, 9), "is empty"),
         ((9, 5, 5, 9), "is empty"),
+        ((-np.inf, -np.inf, np.inf, np.inf), "finite numbers"),
+        ((5, 5, np.nan, 9), "finite numbers"),
     ],
 )
 def test_boxes_that_hold_nothing_are_refused(box, words):
@@ -74,6 +76,38 @@ class TestFile:
         path = self.write(tmp_path / "a.gpkg", [shapely.Point(500_001, 4_999_999)])
         with pytest.raises(PlanError, match="holds no polygon"):
             area_from_file(SCENE, path)
+
+    def test_around_the_earth_holds_the_scene(self, tmp_path):
+        # the corners have no place in the scene's CRS
+        path = self.write(tmp_path / "a.geojson", [shapely.box(-180, -90, 180, 90)], "EPSG:4326")
+        assert area_from_file(SCENE, path).area == 60 * 80
+
+    def test_of_half_the_earth_ends_where_it_ends(self, tmp_path):
+        # the scene begins on the central meridian, 15° E
+        path = self.write(
+            tmp_path / "a.geojson", [shapely.box(-180, -90, 15.0001, 90)], "EPSG:4326"
+        )
+        whole, cut = SCENE.width, area_from_file(SCENE, path).bounds[2]
+        assert 0 < cut < whole
+        assert cut == pytest.approx(7.9 / 0.5, abs=0.3)
+
+    def test_on_the_other_side_of_the_earth_is_refused(self, tmp_path):
+        path = self.write(tmp_path / "a.geojson", [shapely.box(-180, -90, -100, 90)], "EPSG:4326")
+        with pytest.raises(PlanError, match="does not overlap"):
+            area_from_file(SCENE, path)
+
+    def test_a_table_is_refused(self, tmp_path):
+        (tmp_path / "a.csv").write_text("name,x\na,1\n")
+        with pytest.raises(PlanError, match=r"a\.csv holds no geometry"):
+            area_from_file(SCENE, tmp_path / "a.csv")
+
+    def test_that_is_infinite_is_refused(self, tmp_path):
+        frame = geopandas.GeoDataFrame(
+            geometry=[shapely.box(5e5, 4e6, 6e5, np.inf)], crs="EPSG:32633"
+        )
+        frame.to_file(tmp_path / "a.gpkg")
+        with pytest.raises(PlanError, match="no finite numbers"):
+            area_from_file(SCENE, tmp_path / "a.gpkg")
 
     def test_elsewhere_is_refused(self, tmp_path):
         path = self.write(tmp_path / "a.gpkg", [shapely.box(0, 0, 1, 1)])

@@ -8,8 +8,11 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
+import rasterio
+import shapely
 
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
@@ -88,6 +91,27 @@ class TestRun:
     def test_quiet_prints_nothing(self, call, tmp_path, model, scene):
         result = call("run", scene, "-o", tmp_path / "out", "--model", model, "-q")
         assert result == (0, "", "")
+
+    def test_an_area_file_cuts_the_result(self, call, tmp_path, model, scene):
+        # a triangle around the middle of the scene, in another CRS
+        corners = [(500_010, 4_999_940), (500_060, 4_999_940), (500_060, 4_999_990)]
+        series = geopandas.GeoSeries([shapely.Polygon(corners)], crs="EPSG:32633")
+        series.to_crs(4326).to_file(tmp_path / "area.geojson")
+        code, *_ = call(
+            *("run", scene, "-o", tmp_path / "out", "--model", model, "-q"),
+            *("--aoi", tmp_path / "area.geojson", "--formats", "cog"),
+        )
+        assert code == 0
+        with rasterio.open(tmp_path / "out" / "scene_mask.tif") as dataset:
+            mask = dataset.read(1)
+        inside = (mask != 255).mean()
+        assert abs(mask.shape[0] - 100) <= 1
+        assert inside == pytest.approx(0.5, abs=0.02)
+        (tmp_path / "area.csv").write_text("name,x\na,1\n")
+        code, _, err = call("plan", scene, "--model", model, "--aoi", tmp_path / "area.csv")
+        assert code != 0
+        assert "holds no geometry" in err
+        assert "Traceback" not in err
 
     def test_flags_reach_the_plan(self, call, tmp_path, model, scene):
         code, *_ = call(

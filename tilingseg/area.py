@@ -21,10 +21,14 @@ from tilingseg.grid import Window
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from geopandas import GeoSeries
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
     from tilingseg.records import Scene
+
+_EAST_END = 180.0
+"""Longitudes beyond it count from 0 to 360 degrees."""
 
 
 def area_from_box(scene: Scene, box: tuple[float, float, float, float]) -> BaseGeometry:
@@ -41,6 +45,8 @@ def area_from_box(scene: Scene, box: tuple[float, float, float, float]) -> BaseG
         PlanError: the box is empty or lies outside the scene.
     """
     min_x, min_y, max_x, max_y = box
+    if not np.isfinite(box).all():
+        raise PlanError(f"the box {_numbers(box)} must have finite numbers")
     if not (min_x < max_x and min_y < max_y):
         raise PlanError(f"the box {_numbers(box)} is empty; give min x, min y, max x, max y")
     return _in_scene(shapely.box(*box), scene, f"the box {_numbers(box)}")
@@ -55,25 +61,24 @@ def area_from_file(scene: Scene, path: Path) -> BaseGeometry:
     # A third of the start of a run, which most runs have no use for.
     import geopandas
     import pyogrio.errors
-    import pyproj.exceptions
 
     try:
         frame = geopandas.read_file(path)
     except (pyogrio.errors.DataSourceError, OSError) as error:
         raise PlanError(f"cannot read the area of interest {path}: {error}") from error
-    if scene.georef.crs is not None:
-        if frame.crs is None:
-            raise PlanError(f"the area of interest {path} has no CRS; write it with one")
-        try:
-            frame = frame.to_crs(scene.georef.crs)
-        except pyproj.exceptions.ProjError as error:
-            raise PlanError(
-                f"cannot bring {path} from {frame.crs.to_string()} to {scene.georef.crs}: {error}"
-            ) from error
-    frame = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
-    if frame.empty:
+    # a table, such as CSV, is read too
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise PlanError(f"the area of interest {path} holds no geometry; give a file of polygons")
+    shapes = frame.geometry[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
+    if shapes.empty:
         raise PlanError(f"the area of interest {path} holds no polygon")
-    return _in_scene(shapely.make_valid(frame.geometry.union_all()), scene, str(path))
+    if not _is_finite(shapes):
+        raise PlanError(f"the area of interest {path} has coordinates that are no finite numbers")
+    if scene.georef.crs is not None:
+        if shapes.crs is None:
+            raise PlanError(f"the area of interest {path} has no CRS; write it with one")
+        shapes = _to_scene_crs(shapes, scene, path)
+    return _in_scene(shapely.make_valid(shapes.union_all()), scene, str(path))
 
 
 def area_window(area: BaseGeometry, scene: Scene) -> Window:
@@ -112,6 +117,43 @@ def area_mask(area: BaseGeometry | None, window: Window) -> NDArray[np.bool_] | 
         invert=True,
     )[above:]
     return inside if inside.any() else None
+
+
+def _to_scene_crs(shapes: GeoSeries, scene: Scene, path: Path) -> GeoSeries:
+    from pyproj.exceptions import ProjError
+
+    try:
+        # Far from the scene its CRS may lead anywhere: what lies there must not come along.
+        near = _around(scene, shapes)
+        shapes = shapes if near is None else shapes.make_valid().intersection(near)
+        brought = shapes.to_crs(scene.georef.crs)
+    except ProjError as error:
+        raise PlanError(
+            f"cannot bring {path} from {shapes.crs} to {scene.georef.crs}: {error}"
+        ) from error
+    if not _is_finite(brought):
+        raise PlanError(
+            f"{path} reaches where {scene.georef.crs} has no coordinates; cut it to the scene"
+        )
+    return brought
+
+
+def _around(scene: Scene, shapes: GeoSeries) -> BaseGeometry | None:
+    """Return the scene's surroundings in the CRS of shapes; None: they are no box there."""
+    import pyproj
+
+    to_shapes = pyproj.Transformer.from_crs(scene.georef.crs, shapes.crs, always_xy=True)
+    west, south, east, north = to_shapes.transform_bounds(*_bounds(scene))
+    if not np.isfinite((west, south, east, north)).all() or west >= east:
+        return None  # beyond the reach of the CRS, or across the date line
+    if shapes.crs.is_geographic and shapes.total_bounds[2] > _EAST_END:
+        return None
+    dx, dy = east - west, north - south
+    return shapely.box(west - dx, south - dy, east + dx, north + dy)
+
+
+def _is_finite(shapes: GeoSeries) -> bool:
+    return bool(np.isfinite(shapely.get_coordinates(shapes.array)).all())
 
 
 def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
