@@ -372,6 +372,7 @@ class TestInterruption:
             return [
                 *(sys.executable, "-m", "tilingseg", "run", str(scene), "-o", str(out), "-q"),
                 *("--model", str(model), "--tile-size", "128", "--probability", "--device", "cpu"),
+                *("--region-size", "256"),  # six regions
             ]
 
         start = time.monotonic()

@@ -9,14 +9,14 @@ from tilingseg.errors import PlanError
 from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.plan import (
     MIDDLING_BYTES,
+    REGION_PX,
     ModelUse,
     RunPlan,
     TilingOptions,
-    describe_changes,
     plan_identity,
     plan_tiles,
 )
-from tilingseg.records import Band, Georef, Scene
+from tilingseg.records import Band, Georef, Scene, describe_changes
 
 SPEC = ModelSpec(
     name="test",
@@ -164,6 +164,22 @@ class TestRegions:
                 if (tile.core if exact else tile.window).intersection(region.core)
             }
             assert chosen == needed
+
+    @pytest.mark.parametrize(
+        ("height", "width", "least", "most"),
+        [(300, 400, 1, 1), (2300, 2980, 4, 16), (9000, 9000, 9, 25), (65536, 65536, 225, 289)],
+    )
+    def test_what_is_lost_with_a_kill_is_a_share_of_the_scene(self, height, width, least, most):
+        plan = make_plan(make_scene(height, width))
+        assert least <= plan.n_regions <= most
+        assert plan.region_px <= 1.2 * REGION_PX
+        n_tiles = sum(plan.count_tiles(region) for region in plan.regions())
+        assert n_tiles == len(plan.grid)  # none is inferred twice
+
+    def test_blended_regions_stay_large(self):
+        plan = make_plan(make_scene(9000, 9000), TilingOptions(blend="hann"))
+        n_tiles = sum(plan.count_tiles(region) for region in plan.regions())
+        assert n_tiles < 1.4 * len(plan.grid)
 
     def test_exact_regions_share_no_tile(self):
         plan = make_plan()

@@ -2,8 +2,8 @@
 
 A plan is data. It names the scene, the model, the one `TileGrid`, how tiles are stitched and which
 regions the work is cut into; the same plan gives the same bits in one process or on a cluster.
-`describe_changes` names what differs between the plan of an interrupted run and the one asked for
-now. Free of torch, rasterio and Zarr.
+`records.describe_changes` names what differs between the plan of an interrupted run and the one
+asked for now. Free of torch, rasterio and Zarr.
 
 Tile size. The planner takes the tile that costs least for this scene, halos and borders included,
 within the memory budget. Exact stitching reads 2H more than it writes along each axis: large tiles
@@ -12,6 +12,7 @@ make that cheap, and so do networks that need the halo for a share of their work
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +29,11 @@ Stitching = Literal["exact", "hann"]
 
 EXACT = "the core of a tile equals inference on the whole scene"
 REGION_PX = 4096
-"""Side that a region is rounded to, px: minutes of work on a CPU, some megabytes of results."""
+"""Side that a region is rounded to, px, at most: minutes of work on a CPU, megabytes of results."""
+LEAST_REGION_PX = 1024
+"""The same at least."""
+N_REGIONS = 16
+"""Regions that a smaller scene is cut into, about: what is lost with a kill is a share of it."""
 CHUNK_PX = 1024
 """Side that a store chunk is rounded to, px."""
 PROCESS_BYTES = 600_000_000
@@ -306,30 +311,12 @@ def estimate_run(plan: RunPlan, forward_s: float, workers: int) -> Estimate:
     )
 
 
-def describe_changes(before: Any, after: Any, path: str = "") -> list[str]:
-    """List the differences between two plans as JSON, `name: old → new`, deepest names first."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        changes: list[str] = []
-        for key in sorted(before.keys() | after.keys()):
-            name = f"{path}.{key}" if path else key
-            changes += describe_changes(before.get(key), after.get(key), name)
-        return changes
-    if before == after:
-        return []
-    return [f"{path}: {_short(before)} → {_short(after)}"]
-
-
 def plan_identity(plan: RunPlan) -> dict[str, Any]:
     """Return the plan as JSON types: two runs with the same identity give the same bits."""
     identity = to_json(plan)
     assert isinstance(identity, dict)
     del identity["model"]["engine_reason"]
     return identity
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def _core_range(start: int, stop: int, stride: int, count: int) -> range:
@@ -379,6 +366,15 @@ def _forward_bytes(grid: TileGrid, geometry: Geometry, *, exact: bool) -> int:
     return int(height * width * geometry.bytes_per_px * factor)
 
 
+def _region_px(grid: TileGrid, stitching: Stitching, batch_size: int) -> int:
+    """Return the side that a region is rounded to, px."""
+    if stitching == "hann":  # tiles that reach over a border are inferred on both sides of it
+        return REGION_PX
+    side = math.isqrt(grid.height * grid.width // N_REGIONS)
+    # a batch ends with its region
+    return min(REGION_PX, max(side, LEAST_REGION_PX, batch_size * grid.stride_px))
+
+
 def _tiling(
     grid: TileGrid, stitching: Stitching, geometry: Geometry, options: TilingOptions
 ) -> Tiling:
@@ -396,5 +392,5 @@ def _tiling(
         reason=EXACT,
         batch_size=batch_size,
         forward_bytes=batch_size * tile_bytes,
-        region_px=options.region_px or REGION_PX,
+        region_px=options.region_px or _region_px(grid, stitching, batch_size),
     )

@@ -288,3 +288,21 @@ def to_json(record: Any) -> Any:
 def tuples(value: Any) -> Any:
     """Turn JSON arrays into tuples, at every depth: the way back from `to_json` for fields."""
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def describe_changes(before: Any, after: Any, path: str = "") -> list[str]:
+    """List the differences between two records as JSON, `name: old → new`, deepest names first."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        changes: list[str] = []
+        for key in sorted(before.keys() | after.keys()):
+            name = f"{path}.{key}" if path else key
+            changes += describe_changes(before.get(key), after.get(key), name)
+        return changes
+    if before == after:
+        return []
+    return [f"{path}: {_short(before)} → {_short(after)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

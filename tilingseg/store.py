@@ -33,8 +33,16 @@ from zarr.codecs import ZstdCodec
 from tilingseg.atomic import write_shared, write_whole
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.places import is_remote, refusals, remove, why, zarr_root
-from tilingseg.plan import RunPlan, describe_changes, plan_identity
-from tilingseg.records import NODATA, Georef, RegionReport, Scaling, to_json, tuples
+from tilingseg.plan import RunPlan, plan_identity
+from tilingseg.records import (
+    NODATA,
+    Georef,
+    RegionReport,
+    Scaling,
+    describe_changes,
+    to_json,
+    tuples,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -38,7 +38,8 @@ def cluster_flags(command: Command) -> Command:
             "--region-size",
             type=click.IntRange(1),
             metavar="PX",
-            help="Side of a region, the unit of work and of resuming. [default: 4096]",
+            help="Side of a region, the unit of work and of resuming. [default: 4096, or less "
+            "where a scene is small]",
         ),
         click.option(
             "--cluster-workers",
