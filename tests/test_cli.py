@@ -92,6 +92,25 @@ class TestRun:
         result = call("run", scene, "-o", tmp_path / "out", "--model", model, "-q")
         assert result == (0, "", "")
 
+    def test_vectors_of_its_zarr_are_those_of_the_run(self, call, tmp_path, model, scene):
+        code, *_ = call(
+            *("run", scene, "-o", tmp_path / "out", "--model", model, "-q"),
+            *("--formats", "zarr,geojson", "--probability"),
+        )
+        assert code == 0
+        mask = tmp_path / "out" / "scene_mask.zarr"
+        code, _, err = call("vectorize", mask, "-o", tmp_path / "again", "--formats", "geojson")
+        assert (code, "Traceback" in err) == (0, False)
+        for name in ("scene_building.geojson", "scene_road.geojson"):
+            ran, read = (
+                geopandas.read_file(tmp_path / folder / name) for folder in ("out", "again")
+            )
+            assert len(ran) > 0
+            assert shapely.equals(ran.geometry.array, read.geometry.array).all()
+        code, _, err = call("vectorize", mask, "-o", tmp_path / "cut", "--threshold", "0.7")
+        assert code != 0
+        assert "holds the mask as it was cut" in err
+
     def test_an_area_file_cuts_the_result(self, call, tmp_path, model, scene):
         # a triangle around the middle of the scene, in another CRS
         corners = [(500_010, 4_999_940), (500_060, 4_999_940), (500_060, 4_999_990)]

@@ -13,12 +13,14 @@ from tilingseg.errors import PlanError
 from tilingseg.output_folder import OutputFolder, OutputOptions
 from tilingseg.progress import silent
 from tilingseg.readers.mask_file import open_mask
+from tilingseg.readers.mask_zarr import open_zarr_mask
 from tilingseg.readers.probability_file import THRESHOLD, open_probabilities
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
 if TYPE_CHECKING:
     from tilingseg.progress import Progress
     from tilingseg.readers.mask_file import MaskFile
+    from tilingseg.readers.mask_zarr import ZarrMask
     from tilingseg.readers.probability_file import ProbabilityFile
 
 
@@ -50,7 +52,7 @@ def vectorize(
 
     Args:
         uri: path or URL of a raster of whole numbers, whose classes are named by the file or its
-            values, or of probabilities, one band a class.
+            values, or of probabilities, one band a class, or of the Zarr result of a run.
         out_dir: folder of the outputs; None: the current one.
         options: what to do other than by default.
         progress: told how far each stage is.
@@ -91,8 +93,16 @@ def vectorize(
 
 def _open(
     uri: str | Path, options: VectorizeOptions
-) -> tuple[MaskFile | ProbabilityFile, tuple[float, ...]]:
-    """Open a raster of either kind; return the threshold of each class too."""
+) -> tuple[MaskFile | ProbabilityFile | ZarrMask, tuple[float, ...]]:
+    """Open a raster of any kind; return the threshold of each class too."""
+    stored = open_zarr_mask(uri, pixel_m=options.pixel_m)
+    if stored is not None:
+        if options.thresholds:
+            raise PlanError(
+                f"{uri} holds the mask as it was cut; other thresholds need the probabilities as "
+                "GeoTIFF, from run --formats cog --probability"
+            )
+        return stored, stored.thresholds
     probabilities = open_probabilities(
         uri, pixel_m=options.pixel_m, names=options.classes, thresholds=options.thresholds
     )

@@ -80,7 +80,8 @@ def open_probabilities(
             dataset.close()
             return None
         classes = _names(target.uri, dataset, bands, names or ())
-        own = dict(zip(classes, _own_levels(dataset, len(bands)), strict=True))
+        stated = stated_levels(dataset.tags().get(THRESHOLDS_TAG, ""), len(bands))
+        own = dict(zip(classes, stated, strict=True))
         file = ProbabilityFile(
             _Source(target=fit_cache(target, dataset), dataset=dataset, bands=tuple(bands)),
             georef_of(target.uri, dataset, pixel_m),
@@ -237,10 +238,15 @@ def _names(uri: str, dataset: Any, bands: list[int], given: tuple[str, ...]) -> 
     return given
 
 
-def _own_levels(dataset: Any, count: int) -> tuple[float, ...]:
-    """Return the thresholds that the file names, or the usual ones."""
+def stated_levels(text: str, count: int) -> tuple[float, ...]:
+    """Return the thresholds that a raster states, or the usual ones.
+
+    Args:
+        text: what it says under `THRESHOLDS_TAG`.
+        count: of its classes.
+    """
     try:
-        named = tuple(float(text) for text in dataset.tags().get(THRESHOLDS_TAG, "").split(","))
+        named = tuple(float(part) for part in text.split(","))
     except ValueError:
         named = ()
     is_good = len(named) == count and all(0 < value < 1 for value in named)

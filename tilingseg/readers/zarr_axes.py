@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ROWS = {"y", "lat", "latitude", "row", "rows", "northing", "height", "line", "lines"}
 _COLUMNS = {"x", "lon", "longitude", "col", "column", "columns", "easting", "width", "sample"}
-_BANDS = {"band", "bands", "c", "channel", "channels", "wavelength", "rgb", "rgba", "s"}
+_BANDS = {"band", "bands", "c", "channel", "channels", "class", "wavelength", "rgb", "rgba", "s"}
 _FETCHED = ("y", "x", "band")
 _MOST_BANDS = 16
 """An unnamed first or last axis up to this length counts bands."""
