@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tilingseg.errors import PlanError
 from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.plan import (
-    MIDDLING_BYTES,
     REGION_PX,
+    SMALL_PASS_BYTES,
     ModelUse,
     RunPlan,
     TilingOptions,
@@ -82,7 +82,7 @@ class TestTiles:
         assert len(grid) * height * width <= 1.45 * 40_000**2
 
     def test_may_be_smaller_where_halos_cost_little(self):
-        huge, options = make_scene(4000, 4000), TilingOptions(memory_bytes=10**10)
+        huge, options = make_scene(16_000, 16_000), TilingOptions(memory_bytes=10**10)
         whole = plan_tiles(huge, EXACT, options, 512)
         cut = plan_tiles(huge, replace(EXACT, core_share=1.0), options, 512)
         # without a price for halos, what counts is how the cores fit the scene
@@ -100,8 +100,8 @@ class TestTiles:
     def test_need_much_memory_for_large_scenes_alone(self, side):
         tiling = plan_tiles(make_scene(side, side), EXACT, TilingOptions(), 512)
         height, width = tiling.grid.tile_shape
-        large = tiling.batch_size == 1 and 4 * height * width <= side**2
-        assert tiling.forward_bytes <= (TilingOptions().memory_bytes if large else MIDDLING_BYTES)
+        large = tiling.batch_size == 1 and 16 * height * width <= side**2
+        assert tiling.forward_bytes <= (TilingOptions().memory_bytes if large else SMALL_PASS_BYTES)
 
     def test_are_blended_with_the_reason_where_the_network_does_not_allow_it(self):
         tiling = plan_tiles(make_scene(), BLENDED, TilingOptions(), 512)

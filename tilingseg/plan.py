@@ -49,8 +49,9 @@ TILE_COST_PX = 4000
 """What a tile costs besides its pixels, in pixels of a small network, measured."""
 WORTH_MEMORY = 1.01
 """A larger tile must save this factor of the cost."""
-MIDDLING_BYTES = 330_000_000
-"""What a pass over more than a quarter of the scene, or over several tiles, may use, bytes."""
+SMALL_PASS_BYTES = 70_000_000
+"""What a pass over more than a sixteenth of the scene, or over several tiles, may use, bytes: a
+scene of a few tiles then needs hardly more memory than a part of it."""
 CORE_SIZES_PX = range(256, 3073, 128)
 """Tile cores that the planner compares for exact stitching, px."""
 
@@ -341,7 +342,7 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
     """Return the tile size that costs least within the memory, px."""
     multiple = geometry.multiple_px
     fitting, all_costs = [], []
-    middling = min(MIDDLING_BYTES, options.memory_bytes)
+    small = min(SMALL_PASS_BYTES, options.memory_bytes)
     for core in CORE_SIZES_PX:
         size = -(-(core + overlap) // multiple) * multiple
         grid = _grid(scene, geometry, size, overlap)
@@ -350,8 +351,8 @@ def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, ove
         work = whole + geometry.core_share * (used - whole)
         cost = len(grid) * (work + TILE_COST_PX), size
         all_costs.append(cost)
-        is_quarter = 4 * whole <= scene.height * scene.width
-        most_bytes = options.memory_bytes if is_quarter else middling
+        is_small_part = 16 * whole <= scene.height * scene.width
+        most_bytes = options.memory_bytes if is_small_part else small
         if _forward_bytes(grid, geometry, exact=True) <= most_bytes:
             fitting.append(cost)
     if not fitting:
@@ -382,7 +383,7 @@ def _tiling(
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = max(
-            1, min(MAX_BATCH, min(MIDDLING_BYTES, options.memory_bytes) // tile_bytes, len(grid))
+            1, min(MAX_BATCH, min(SMALL_PASS_BYTES, options.memory_bytes) // tile_bytes, len(grid))
         )
     elif batch_size < 1:
         raise PlanError(f"batch size must be 1 or more, got {batch_size}")
