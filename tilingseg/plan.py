@@ -50,8 +50,7 @@ TILE_COST_PX = 4000
 WORTH_MEMORY = 1.01
 """A larger tile must save this factor of the cost."""
 SMALL_PASS_BYTES = 70_000_000
-"""What a pass over more than a sixteenth of the scene, or over several tiles, may use, bytes: a
-scene of a few tiles then needs hardly more memory than a part of it."""
+"""What a pass over more than a sixteenth of the scene, or over several tiles, may use, bytes."""
 CORE_SIZES_PX = range(256, 3073, 128)
 """Tile cores that the planner compares for exact stitching, px."""
 

@@ -16,7 +16,7 @@ def test_empty_regions_are_timed():
     result = CliRunner().invoke(main, ["overhead", "50", "--workers", "1"])
     assert result.exit_code == 0, result.output
     row = result.output.splitlines()[-1]
-    assert re.match(r" +50 +[\d.]+ s +[\d.]+ ms cpu +[\d.]+ ms, peak +\d+ MB", row), row
+    assert re.match(r" +50 +[\d.]+ s +[\d.]+ ms cpu +[\d.]+ ms, peak +[\d,]+ MB", row), row
 
 
 def test_small_scenes_cover_the_large_one(tmp_path):
