@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import torch
 
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg.cli import main
+from tilingseg.model.load import load_model
 from tilingseg.output_folder import WORK
 
 
@@ -155,6 +157,20 @@ class TestRun:
         assert {"scene_mask.tif", "scene_probability.tif", "scene_mask.zarr"} <= names
         assert "scene_road.gpkg" in names
         assert "scene_road.geojson" not in names
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+    def test_runs_torchscript_when_told_to(self, call, tmp_path, model, scene):
+        loaded = load_model(model)
+        script = torch.jit.trace(loaded.module, torch.zeros(1, 3, 64, 64))
+        path = tmp_path / "tiny.pt"
+        torch.jit.save(script, path, _extra_files={"tilingseg": loaded.spec.to_json()})
+        arguments = ("run", scene, "-o", tmp_path / "out", "--model", path, "-q")
+        code, _, err = call(*arguments)
+        assert code == 1
+        assert "--torchscript" in err
+        assert call(*arguments, "--torchscript") == (0, "", "")
+        plan = json.loads((tmp_path / "out" / "run.json").read_text())["plan"]
+        assert "TorchScript" in plan["tiling"]["reason"]
 
     def test_has_a_default_folder(self, call, tmp_path, model, scene, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -382,6 +398,19 @@ class TestBadInput:
             *(call, tmp_path / "o", scene, "--model", model, "--probability"),
             *("--formats", "geojson,gpkg"),
             words=["probabilities", "cog, zarr"],
+        )
+
+    @pytest.mark.parametrize("gsd", ["0", "-1", "inf", "nan"])
+    def test_pixel_size_that_is_none(self, call, tmp_path, model, scene, gsd):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--gsd", gsd),
+            words=[f"pixels of {gsd} m", "above 0"],
+        )
+
+    def test_pixel_size_that_does_not_fit_the_scene(self, call, tmp_path, model, scene):
+        self.refuse(
+            *(call, tmp_path / "o", scene, "--model", model, "--gsd", "1000"),
+            words=["pixels of 0.5", "wanted are 1000 m"],
         )
 
     def test_resuming_with_a_changed_plan(self, call, tmp_path, model, scene, monkeypatch):

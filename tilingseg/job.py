@@ -6,6 +6,7 @@ Wishes that cannot be met end here.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -57,6 +58,8 @@ class RunOptions:
     """Models whose probabilities are averaged with those of `model`."""
     model_sha256: str | None = None
     """Refuse the file of `model` if its hash is another."""
+    torchscript: bool = False
+    """Accept TorchScript files as models: the code in them is run."""
     tta: bool = False
     """Average over the eight orientations of every tile: eight times the work."""
     bands: tuple[int, ...] | None = None
@@ -140,6 +143,8 @@ def prepare(uri: str, options: RunOptions) -> Job:
     """
     if options.workers < 1:
         raise PlanError(f"workers must be 1 or more, got {options.workers}")
+    if options.gsd_m is not None and not 0 < options.gsd_m < math.inf:
+        raise PlanError(f"pixels of {options.gsd_m:g} m cannot be delivered; give a size above 0")
     models = _load_all(options)
     model, geometry = models[0], common_geometry(models)
     spec = model.spec
@@ -214,19 +219,23 @@ def load_once(options: RunOptions) -> LoadedModel:
     Raises:
         ModelError: there is no such model, or the file is no model.
     """
-    return _load(str(options.model), options.model_sha256, _stamp(options.model))
+    first, script = options.model, options.torchscript
+    return _load(str(first), options.model_sha256, _stamp(first), script)
 
 
 def _load_all(options: RunOptions) -> tuple[LoadedModel, ...]:
-    others = (_load(str(name), None, _stamp(name)) for name in options.further_models)
+    script = options.torchscript
+    others = (_load(str(name), None, _stamp(name), script) for name in options.further_models)
     models = load_once(options), *others
     check_alike(models)
     return models
 
 
 @lru_cache(maxsize=8)
-def _load(model: str, sha256: str | None, stamp: tuple[int, int] | None) -> LoadedModel:
-    return load_model(model, sha256=sha256)
+def _load(
+    model: str, sha256: str | None, stamp: tuple[int, int] | None, script: bool
+) -> LoadedModel:
+    return load_model(model, sha256=sha256, allow_torchscript=script)
 
 
 def _stamp(model: str | Path) -> tuple[int, int] | None:

@@ -157,9 +157,9 @@ def test_a_rotated_grid_stays_rotated():
 @pytest.mark.parametrize(
     ("pixel", "words"),
     [
-        (1.3, "pixels of 1.3 m, the model works at 0.3 m: 4.33 times too coarse"),
-        (0.3 / 65, "pixels of 0.004615 m, the model works at 0.3 m: 65 times finer"),
-        (5e-7, "pixels of 0.5 µm, the model works at 0.3 m"),
+        (1.3, "pixels of 1.3 m, wanted are 0.3 m: 4.33 times too coarse"),
+        (0.3 / 65, "pixels of 0.004615 m, wanted are 0.3 m: 65 times finer"),
+        (5e-7, "pixels of 0.5 µm, wanted are 0.3 m"),
     ],
 )
 def test_scenes_of_another_kind_are_refused(pixel, words):

@@ -120,6 +120,11 @@ scene_options = _together(
     click.option(
         "--tta", is_flag=True, help="Average over eight orientations: eight times the work."
     ),
+    click.option(
+        "--torchscript",
+        is_flag=True,
+        help="Accept a TorchScript file as model: the code in it is run.",
+    ),
     click.option("--model-sha256", metavar="HEX", help="Refuse a model file with another hash."),
     click.option(
         "--bands",
@@ -209,6 +214,7 @@ def run_options(wishes: dict[str, Any]) -> RunOptions:
     return RunOptions(
         model=wishes["models"][0],
         further_models=wishes["models"][1:],
+        torchscript=wishes["torchscript"],
         tta=wishes["tta"],
         model_sha256=wishes["model_sha256"],
         bands=wishes["bands"],

@@ -134,7 +134,7 @@ def load_model(
     else:
         raise ModelError(
             f"{path} is no {_SUFFIX} file; TorchScript runs code from the file and must be allowed "
-            "explicitly, pickled checkpoints are never read"
+            "explicitly (--torchscript), pickled checkpoints are never read"
         )
     fold_batch_norm(module.eval())
     for parameter in module.parameters():

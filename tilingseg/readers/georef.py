@@ -135,16 +135,17 @@ def _length(n_source: int, scale: float) -> int:
 
 def _refuse_misfit(source: Georef, gsd_m: float, uri: str) -> None:
     ratio = (source.gsd_m or gsd_m) / gsd_m
-    sizes = f"{uri} has pixels of {_metres(source.gsd_m)}, the model works at {_metres(gsd_m)}"
+    sizes = f"{uri} has pixels of {_metres(source.gsd_m)}, wanted are {_metres(gsd_m)}"
     if ratio > _TOO_COARSE:
         raise SceneError(
-            f"{sizes}: {ratio:.3g} times too coarse to show what it looks for; use a model for "
-            "this resolution, or --gsd to run on other pixels all the same"
+            f"{sizes}: {ratio:.3g} times too coarse to show what the model looks for; use a model "
+            "for this resolution, or --gsd to run on other pixels all the same"
         )
     if ratio < 1 / _TOO_FINE:
         raise SceneError(
-            f"{sizes}: {1 / ratio:.3g} times finer, so not the kind of scene that it was trained "
-            "on; use a model for this resolution, or --gsd to run on other pixels all the same"
+            f"{sizes}: {1 / ratio:.3g} times finer, so not the kind of scene that the model was "
+            "trained on; use a model for this resolution, or --gsd to run on other pixels all the "
+            "same"
         )
 
 
