@@ -74,6 +74,27 @@ class TestIdentityModel:
         # one step of uint8 is split where blending moves a value by up to 1e-6
         assert np.abs(probability - truth).max() <= 0.5 + 255e-6
 
+    @settings(deadline=None)
+    @given(grids(), st.booleans())
+    def test_probabilities_come_back_within_1e_6(self, grid, exact):
+        scene, finished = random_scene(grid), []
+
+        class Watched(Decision):
+            def finish(self, probability, mask, rounded):
+                finished.append(probability.numpy().copy())
+                Decision.finish(self, probability, mask, rounded)
+
+        decision = Watched(class_indexes=(0, 1), thresholds=(0.5, 0.5))
+        rows = predictions(grid, scene, range(grid.n_rows), range(grid.n_cols), exact=exact)
+        put_together(stitch(rows, grid, grid.scene_window, decision, exact=exact), grid)
+        if exact:  # tile by tile, to the bit
+            cores = [tile.core.slices_in(grid.scene_window) for tile in grid]
+            for found, core in zip(finished, cores, strict=True):
+                assert np.array_equal(found, scene[:, *core])
+            return
+        truth = scene[:, : grid.height, : grid.width]
+        assert np.abs(np.concatenate(finished, axis=1) - truth).max() <= 1e-6
+
 
 class TestWeights:
     @settings(deadline=None)
