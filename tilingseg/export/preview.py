@@ -1,7 +1,7 @@
 """A picture of the result to look at: the scene, its classes tinted and outlined, as PNG.
 
-Brightness is for the eye only; the picture is small and carries no georeference. The encoder is a
-few lines over zlib, so that a picture needs neither Pillow nor a GDAL driver with its side files.
+Brightness is for the eye only; the picture is small and carries no georeference. Pillow writes it:
+GDAL's driver would leave a side file beside it.
 """
 
 from __future__ import annotations
