@@ -96,6 +96,21 @@ def test_validity_is_that_of_rasterio(name):
     np.testing.assert_array_equal(read_whole(open_scene(path))[1], expected)
 
 
+def test_another_image_of_a_file_is_read_by_the_name_that_the_note_gives():
+    path = real("medical/wsi_and_ome/multi-channel-z-series.ome.tif")
+    first = open_scene(path)
+    note = next(note for note in first.scene.notes if "holds 15 images" in note)
+    other = open_scene(re.search(r"such as (.*)\)\.", note)[1])
+    assert other.scene.source_shape == first.scene.source_shape
+    assert not np.array_equal(read_whole(other)[0], read_whole(first)[0])
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_scene_without_a_name_is_refused(name):
+    with pytest.raises(SceneError, match="name of the raster is empty"):
+        open_scene(name)
+
+
 def test_a_slide_label_is_no_overview():
     reader = open_scene(real("medical/wsi_and_ome/CMU-1-Small-Region.svs"))
     reduced, _ = reader.read_reduced(200)

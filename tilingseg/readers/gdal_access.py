@@ -97,7 +97,13 @@ class GdalTarget:
 
 
 def locate_target(uri: str) -> GdalTarget:
-    """Translate a path or URL and collect the settings to read it under."""
+    """Translate a path or URL and collect the settings to read it under.
+
+    Raises:
+        SceneError: there is no name.
+    """
+    if not uri.strip():
+        raise SceneError("the name of the raster is empty; give a path or URL")
     scheme, separator, rest = uri.partition("://")
     path = uri
     if separator and scheme.lower() in _FILE_SYSTEMS:

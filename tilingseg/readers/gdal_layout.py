@@ -217,7 +217,11 @@ def _remarks(dataset: Any) -> tuple[str, ...]:
         remarks.append(f"The file has {missing}; coordinates are pixels.")
     if dataset.subdatasets:
         count = len(dataset.subdatasets)
-        remarks.append(f"The file holds {count} images; the first is read.")
+        other = dataset.subdatasets[1:2] or dataset.subdatasets
+        remarks.append(
+            f"The file holds {count} images; the first is read (to read another, name it, such as "
+            f"{other[0]})."
+        )
     height, width = dataset.block_shapes[0]
     size = height * width * np.dtype(dataset.dtypes[0]).itemsize
     if size > _HUGE_BLOCK_BYTES:
