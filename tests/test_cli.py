@@ -1,6 +1,7 @@
 import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -215,8 +216,13 @@ class TestPlan:
     def test_prints_tiles_regions_memory_and_time(self, call, model, scene):
         code, out, _ = call("plan", scene, "--model", model)
         assert code == 0
-        for word in ("tiles", "regions", "memory", "time", "stitching", "exact"):
+        for word in ("tiles", "regions", "memory", "time", "stitching", "exact", "no overlap"):
             assert word in out
+
+    def test_names_the_overlap_of_several_tiles(self, call, model, scene):
+        code, out, _ = call("plan", scene, "--model", model, "--tile-size", 96)
+        assert code == 0
+        assert re.search(r"tiles +\d+ of 96 × 96 px, overlap \d+ px", out)
 
 
 class TestVectorize:
@@ -228,6 +234,8 @@ class TestVectorize:
         assert "features" in err
         names = {Path(path).name for path in stdout.split()}
         assert {"scene_building.geojson", "scene_road.geojson"} <= names
+        quiet = call("vectorize", out / "scene_mask.tif", "-o", tmp_path / "again", "-f", "-q")
+        assert quiet == (0, "", "")
 
     def test_refuses_what_exists_and_unknown_classes(self, call, tmp_path, model, scene):
         out = tmp_path / "out"

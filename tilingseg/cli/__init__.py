@@ -106,7 +106,7 @@ for _command in (batch, train, evaluate, compress, evaluate_vectors, models):
     "--resume/--no-resume", default=True, help="Go on with an interrupted run, or start anew."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what was decided and why.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how long each stage took, too.")
 @output_flags
 @cluster_flags
 @scene_options
@@ -142,13 +142,13 @@ def plan(scene: str, **wishes: Any) -> None:
     print_scene(job)
     tiling, grid = job.plan.tiling, job.plan.grid
     height, width = grid.tile_shape
+    shared = f"overlap {grid.overlap_px} px" if len(grid) > 1 else "no overlap"
     print_rows(
         [
             ("stitching", f"{tiling.stitching}: {tiling.reason}"),
             (
                 "tiles",
-                f"{len(grid):,} of {height} × {width} px, overlap {grid.overlap_px} px, "
-                f"batches of {tiling.batch_size}",
+                f"{len(grid):,} of {height} × {width} px, {shared}, batches of {tiling.batch_size}",
             ),
             ("regions", f"{job.plan.n_regions:,} of {job.plan.region_px} px"),
             ("inferred", f"{estimate.inferred_ratio:.2f} × the pixels of the scene"),
@@ -199,7 +199,8 @@ def plan(scene: str, **wishes: Any) -> None:
     metavar="METRES",
     help="Pixel size of a mask that does not say its own.",
 )
-def vectorize(mask: str, **wishes: Any) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def vectorize(mask: str, *, quiet: bool, **wishes: Any) -> None:
     """Turn the classes of MASK into polygons and centrelines.
 
     MASK is any raster of whole numbers, one for each class, or of probabilities, one band a class.
@@ -217,11 +218,13 @@ def vectorize(mask: str, **wishes: Any) -> None:
         ),
         overwrite=wishes["overwrite"],
     )
-    bars = Bars(quiet=False)
+    bars = Bars(quiet=quiet)
     try:
         results = mask_flow.vectorize(mask, wishes["out"], options=options, progress=bars)
     finally:
         bars.close()
+    if quiet:
+        return
     for _, path in results.outputs:
         click.echo(path)
     print_rows(

@@ -84,7 +84,8 @@ regularize_option = click.option(
     "--regularize",
     type=click.Choice(["off", "auto", "strict"]),
     default="auto",
-    help="Right angles of building footprints: where the outline agrees, everywhere, nowhere.",
+    help="Right angles of building footprints. off: none, traced outlines; auto: where the outline "
+    "agrees; strict: everywhere.",
 )
 
 engine_options = _together(
