@@ -25,6 +25,16 @@ def options_for(model, **changes):
     return RunOptions(model=model, device="cpu", **changes)
 
 
+def test_a_scene_is_one_plan_however_its_path_is_written(model, scene, monkeypatch):
+    options = options_for(model)
+    plans = [prepare(str(scene), options).plan]
+    monkeypatch.chdir(scene.parent)
+    plans += [prepare(uri, options).plan for uri in ("scene.tif", "./scene.tif")]
+    monkeypatch.chdir(scene.parent.parent)
+    plans.append(prepare(f"{scene.parent.name}/scene.tif", options).plan)
+    assert all(plan == plans[0] for plan in plans)
+
+
 def test_preparing_reads_no_pixel(model, scene, monkeypatch):
     import tilingseg.job
 

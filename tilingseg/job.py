@@ -149,7 +149,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     model, geometry = models[0], common_geometry(models)
     spec = model.spec
     reader = open_scene(
-        uri,
+        _one_spelling(uri),
         bands=options.bands,
         band_names=spec.bands,
         gsd_m=spec.gsd_m if options.gsd_m is None else options.gsd_m,
@@ -190,6 +190,11 @@ def prepare(uri: str, options: RunOptions) -> Job:
         devices=devices,
         workers=options.workers,
     )
+
+
+def _one_spelling(uri: str) -> str:
+    """Return the absolute path of a local scene: `./a.tif` and `a.tif` are one plan."""
+    return str(Path(uri).absolute()) if uri and Path(uri).exists() else uri
 
 
 def with_engine(job: Job, engine: str | None) -> Job:

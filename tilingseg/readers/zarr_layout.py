@@ -254,6 +254,11 @@ def _placed(
 
 
 def _revision(target: ZarrTarget, first: zarr.Array[Any]) -> str:
+    """Return what changes with the metadata of a store and the names in its folders.
+
+    Pixels that are rewritten in place go unnoticed: a store may have a million chunks, and asking
+    for the time of each would cost more than many a run.
+    """
     files = [
         place / name
         for place in (Path(target.root), Path(target.root) / first.path)
