@@ -9,7 +9,9 @@ here needs that program, so workers do not get to see it.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,7 +52,7 @@ def in_processes(
         context.set_forkserver_preload([preload])
     waiting: deque[Future[_Result]] = deque()
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
             for item in items:
                 with _main_program_hidden():
                     waiting.append(pool.submit(function, item))
@@ -63,6 +65,18 @@ def in_processes(
             "a process that makes vectors was killed, perhaps for lack of memory; "
             "repeat the command to go on"
         ) from error
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that asked for it dies: killed, it cannot say so itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_for_it() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_it, daemon=True).start()
 
 
 @contextmanager
