@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "memo": {"atomic", "errors"},
     "grid": {"errors"},
     "records": set(),
-    "progress": {"errors"},
+    "progress": {"errors", "records"},
     "plan": {"errors", "grid", "records"},
     "area": {"errors", "grid"},
     "scaling": {"errors", "records"},

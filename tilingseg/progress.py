@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from tilingseg.errors import TilingSegError
+from tilingseg.records import MaskView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.grid import Window
-    from tilingseg.records import Georef, MaskReader
+    from tilingseg.records import MaskReader
 
 
 class StoppedError(TilingSegError):
@@ -68,12 +69,12 @@ class Watch:
             self._on_tiles(n_tiles)
 
 
-class WatchedMask:
+class WatchedMask(MaskView):
     """A mask that tells how far down it has been read."""
 
     def __init__(self, mask: MaskReader, progress: Progress) -> None:
         """Watch over `mask` and tell `progress` in rows of pixels."""
-        self._mask = mask
+        super().__init__(mask)
         self._progress = progress
         self._stage = ""
         self._done = 0
@@ -83,33 +84,9 @@ class WatchedMask:
         self._stage = stage
         self._done = 0
 
-    @property
-    def height(self) -> int:
-        """Rows, px."""
-        return self._mask.height
-
-    @property
-    def width(self) -> int:
-        """Columns, px."""
-        return self._mask.width
-
-    @property
-    def georef(self) -> Georef:
-        """Where the pixels lie."""
-        return self._mask.georef
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; class k is mask value k + 1."""
-        return self._mask.classes
-
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): background, class values from 1, nodata."""
         if window.row_stop > self._done:
             self._done = window.row_stop
             self._progress(self._stage, self._done, self.height)
         return self._mask.read_mask(window)
-
-    def read_probability(self, class_index: int, window: Window) -> NDArray[np.uint8] | None:
-        """Return the class's probability, uint8 (height, width), 255 = 1; None: not kept."""
-        return self._mask.read_probability(class_index, window)

@@ -161,6 +161,42 @@ class MaskReader(Protocol):
         """Return the class's probability, uint8 (height, width), 255 = 1; None: not kept."""
 
 
+class MaskView:
+    """A `MaskReader` that passes on what another one says; subclasses change a part of it."""
+
+    def __init__(self, mask: MaskReader) -> None:
+        """Look at `mask`."""
+        self._mask = mask
+
+    @property
+    def height(self) -> int:
+        """Rows, px."""
+        return self._mask.height
+
+    @property
+    def width(self) -> int:
+        """Columns, px."""
+        return self._mask.width
+
+    @property
+    def georef(self) -> Georef:
+        """Where the pixels lie."""
+        return self._mask.georef
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class k is mask value k + 1."""
+        return self._mask.classes
+
+    def read_mask(self, window: Window) -> NDArray[np.uint8]:
+        """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`."""
+        return self._mask.read_mask(window)
+
+    def read_probability(self, class_index: int, window: Window) -> NDArray[np.uint8] | None:
+        """Return the class's probability, uint8 (height, width), 255 = 1; None: not kept."""
+        return self._mask.read_probability(class_index, window)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shape:
     """One connected piece of a mask, traced along its pixel edges."""

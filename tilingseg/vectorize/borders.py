@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilingseg.records import MaskView
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from tilingseg.grid import Window
-    from tilingseg.records import Georef, MaskReader
+    from tilingseg.records import MaskReader
 
 SUFFIX = "_boundary"
 """What the name of a class ends with that marks the borders of another."""
@@ -45,7 +47,7 @@ def bordered(mask: MaskReader, class_index: int) -> MaskReader:
     return BorderedMask(mask, class_index, names.index(border)) if border in names else mask
 
 
-class BorderedMask:
+class BorderedMask(MaskView):
     """A `MaskReader` in which the pixels of a border class are those of the class it divides."""
 
     def __init__(self, mask: MaskReader, class_index: int, border_index: int) -> None:
@@ -56,27 +58,8 @@ class BorderedMask:
             class_index: position of the class that is divided.
             border_index: position of the class that divides it.
         """
-        self._mask, self._class, self._border = mask, class_index, border_index
-
-    @property
-    def height(self) -> int:
-        """Rows, px."""
-        return self._mask.height
-
-    @property
-    def width(self) -> int:
-        """Columns, px."""
-        return self._mask.width
-
-    @property
-    def georef(self) -> Georef:
-        """Where the pixels lie."""
-        return self._mask.georef
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; class k is mask value k + 1."""
-        return self._mask.classes
+        super().__init__(mask)
+        self._class, self._border = class_index, border_index
 
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): labels, the border's replaced."""

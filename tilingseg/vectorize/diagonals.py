@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
+from tilingseg.records import MaskView
 from tilingseg.vectorize.trace import trace
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.grid import Window
-    from tilingseg.records import Georef, MaskReader, Shape
+    from tilingseg.records import MaskReader, Shape
     from tilingseg.vectorize.trace import TraceOptions
 
 
@@ -80,34 +81,14 @@ class _Group:
         return len(self.shapes) + len(self.points)
 
 
-class _Watched:
+class _Watched(MaskView):
     """A mask that notes, while it is read from top to bottom, where pixels meet diagonally."""
 
     def __init__(self, mask: MaskReader, value: int) -> None:
-        self._mask = mask
+        super().__init__(mask)
         self._value = value
         self._above = np.zeros((1, mask.width), dtype=np.bool_)
         self.points: set[int] = set()
-
-    @property
-    def height(self) -> int:
-        """Rows, px."""
-        return self._mask.height
-
-    @property
-    def width(self) -> int:
-        """Columns, px."""
-        return self._mask.width
-
-    @property
-    def georef(self) -> Georef:
-        """Where the pixels lie."""
-        return self._mask.georef
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; class k is mask value k + 1."""
-        return self._mask.classes
 
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): background, class values from 1, nodata."""
@@ -119,10 +100,6 @@ class _Watched:
         row, col = np.nonzero(falls | rises)
         self.points.update(((row + window.row) * (self.width + 1) + col + 1).tolist())
         return values
-
-    def read_probability(self, class_index: int, window: Window) -> NDArray[np.uint8] | None:
-        """Return the class's probability, uint8 (height, width), 255 = 1; None: not kept."""
-        return self._mask.read_probability(class_index, window)
 
     def meetings(self, shape: Shape) -> Iterator[int]:
         """Yield the points on a shape's outline where pixels meet diagonally.
