@@ -122,6 +122,39 @@ def test_a_wrong_key_is_named(tmp_path, old, new, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_recipe_can_extend_another_one(tmp_path):
+    base = read_recipe(write(tmp_path, GOOD))
+    larger = tmp_path / "larger.toml"
+    larger.write_text(
+        'extends = "recipe.toml"\nname = "larger"\nbands = ["green"]\n[network]\nfold_px = 2\n'
+        "[schedule]\nsteps = 99\n",
+        encoding="utf-8",
+    )
+    recipe = read_recipe(larger)
+    assert (recipe.name, recipe.bands) == ("larger", ("green",))
+    assert recipe.network == UNetOptions(features=(4, 8), fold_px=2)
+    assert recipe.schedule.steps == 99
+    assert (recipe.sources, recipe.loss, recipe.seed) == (base.sources, base.loss, base.seed)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ('extends = "b.toml"', 'extends = "a.toml"', "a.toml: extends 'b.toml', which in the end"),
+        ('extends = "a.toml"', "", "extends 'a.toml', which in the end extends this file"),
+        ('extends = "c.toml"', "", "c.toml cannot be read: No such file"),
+        ("extends = 3", "", "a.toml: extends is 3, must be str"),
+        ('extends = "b.toml"\nsede = 3', GOOD, "a.toml: unknown key 'sede'"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_line(tmp_path, first, second, message):
+    for name, text in (("a", first), ("b", second)):
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(TrainingError, match=message) as caught:
+        read_recipe(tmp_path / "a.toml")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_recipe_is_an_error(tmp_path):
     with pytest.raises(TrainingError, match="cannot be read"):
         read_recipe(tmp_path / "none.toml")

@@ -3,6 +3,9 @@
 A key that is not known, missing or of a wrong type stops the job before a pixel is read: a typing
 error in a recipe otherwise costs a night of training with a default. Paths in a recipe are relative
 to the data folder, which the job is given, so that a recipe can be shared.
+
+A recipe can begin with `extends = "other.toml"`, a file beside it: what it says itself replaces
+what stands there, tables key by key, lists as a whole. So variants of a model share their sources.
 """
 
 from __future__ import annotations
@@ -230,20 +233,40 @@ class TrainingRecipe:
 
 
 def read_recipe(path: Path) -> TrainingRecipe:
-    """Read a TOML recipe.
+    """Read a TOML recipe, and the one that it extends.
 
     Raises:
         TrainingError: the file cannot be read, is not TOML, or a key is unknown, missing or wrong.
     """
+    recipe = _record(TrainingRecipe, _read_tables(path, ()), str(path))
+    assert isinstance(recipe, TrainingRecipe)
+    return recipe
+
+
+def _read_tables(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the tables of a file, over those of the file that it extends."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"recipe {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise TrainingError(f"recipe {path} is not TOML: {error}") from error
-    recipe = _record(TrainingRecipe, raw, str(path))
-    assert isinstance(recipe, TrainingRecipe)
-    return recipe
+    if "extends" not in raw:
+        return raw
+    name = _value(str, raw.pop("extends"), f"{path}: extends")
+    if path in seen:
+        raise TrainingError(f"{path}: extends {name!r}, which in the end extends this file")
+    return _over(_read_tables(path.with_name(name), (*seen, path)), raw)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay tables over others, key by key."""
+    both = {
+        key: _over(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
 
 
 def _record(kind: Any, raw: Any, where: str) -> Any:
