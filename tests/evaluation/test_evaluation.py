@@ -189,6 +189,17 @@ def test_the_card_and_the_pictures_show_what_was_measured(data, model, tmp_path)
     assert laid[12, 14, 1] > laid[12, 14, 0] + 10  # a house that was found is green
 
 
+def test_eight_orientations_can_be_averaged_and_the_card_says_so(data, model, tmp_path):
+    options = EvaluateOptions(run=RunOptions(model=model, tta=True), window_px=32)
+    (score,) = evaluate(make_recipe(), data, tmp_path, options=options).scores
+    assert score.iou == pytest.approx(0.8, abs=1e-4)
+    assert "whole runs averaged over eight orientations" in (tmp_path / "card.md").read_text(
+        "utf-8"
+    )
+    report = json.loads((tmp_path / "runs" / "town" / "a_rgb" / "run.json").read_text("utf-8"))
+    assert "tta" in json.dumps(report)
+
+
 def test_what_cannot_be_measured_is_one_line(data, model, tmp_path):
     options = EvaluateOptions(run=RunOptions(model=model), split="test")
     with pytest.raises(TrainingError, match="no source with split = 'test'"):

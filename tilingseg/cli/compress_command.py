@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tilingseg.cli.model_commands import data_option
+from tilingseg.cli.options import data_option, folder_option, split_option
 from tilingseg.cli.printing import Bars
 
 
@@ -15,13 +15,7 @@ from tilingseg.cli.printing import Bars
 @click.argument("model")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @data_option
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of models, exports and table. [default: NAME_compression]",
-)
+@folder_option("models, exports and table", "compression")
 @click.option(
     "--prune",
     type=click.FloatRange(0, 1, max_open=True),
@@ -38,12 +32,7 @@ from tilingseg.cli.printing import Bars
     default=12,
     help="Batches of training windows that int8 is calibrated on.",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["validation", "test"]),
-    default="validation",
-    help="Sources of the recipe that IoU is measured on.",
-)
+@split_option
 @click.option(
     "--iou/--no-iou",
     "measure_iou",

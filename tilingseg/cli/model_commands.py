@@ -8,31 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tilingseg.cli.options import engine_options, parse_bands, parse_thresholds
+from tilingseg.cli.options import (
+    data_option,
+    engine_options,
+    folder_option,
+    parse_bands,
+    parse_thresholds,
+    split_option,
+    tta_option,
+)
 from tilingseg.cli.printing import Bars, pixel_text, print_rows
 
 if TYPE_CHECKING:
     from tilingseg.evaluation.scores import RegionScore
 
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="TILINGSEG_DATA",
-    metavar="FOLDER",
-    help="What paths in the recipe are relative to. [default: the recipe's folder]",
-)
-
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @data_option
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of model, checkpoint, log and pictures. [default: NAME_training]",
-)
+@folder_option("model, checkpoint, log and pictures", "training")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in the output folder.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Processor threads.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and the model's path.")
@@ -80,19 +74,8 @@ def train(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--model", default="buildings-roads", metavar="NAME|FILE", help="Model to measure.")
 @data_option
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of table, model card, pictures and runs. [default: NAME_evaluation]",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["validation", "test", "train"]),
-    default="validation",
-    help="Sources of the recipe to measure on.",
-)
+@folder_option("table, model card, pictures and runs", "evaluation")
+@split_option
 @click.option(
     "--store-thresholds",
     type=click.Path(path_type=Path),
@@ -109,6 +92,7 @@ def train(
 )
 @click.option("--gsd", type=float, metavar="METRES", help="Pixel size that the network sees.")
 @click.option("--bands", callback=parse_bands, metavar="1,2,3", help="Bands in the model's order.")
+@tta_option
 @engine_options
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and the table.")
 def evaluate(recipe: Path, data: Path | None, out: Path | None, **wishes: Any) -> None:
@@ -127,6 +111,7 @@ def evaluate(recipe: Path, data: Path | None, out: Path | None, **wishes: Any) -
     options = EvaluateOptions(
         run=RunOptions(
             model=wishes["model"],
+            tta=wishes["tta"],
             bands=wishes["bands"],
             gsd_m=wishes["gsd"],
             thresholds=wishes["thresholds"],

@@ -80,6 +80,37 @@ def _together(*options: Any) -> Callable[[Command], Command]:
     return add
 
 
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="TILINGSEG_DATA",
+    metavar="FOLDER",
+    help="What paths in the recipe are relative to. [default: the recipe's folder]",
+)
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(["validation", "test", "train"]),
+    default="validation",
+    help="Sources of the recipe to measure on.",
+)
+
+tta_option = click.option(
+    "--tta", is_flag=True, help="Average over eight orientations: eight times the work."
+)
+
+
+def folder_option(holds: str, default: str) -> Callable[[Command], Command]:
+    """Return the option for the folder of what a job by a recipe leaves."""
+    return click.option(
+        "-o",
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help=f"Folder of {holds}. [default: NAME_{default}]",
+    )
+
+
 regularize_option = click.option(
     "--regularize",
     type=click.Choice(["off", "auto", "strict"]),
@@ -118,9 +149,7 @@ scene_options = _together(
         metavar="NAME|FILE",
         help="Model to use; several are averaged.",
     ),
-    click.option(
-        "--tta", is_flag=True, help="Average over eight orientations: eight times the work."
-    ),
+    tta_option,
     click.option(
         "--torchscript",
         is_flag=True,

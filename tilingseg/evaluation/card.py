@@ -69,6 +69,7 @@ def model_card(
     n_weights = sum(parameter.numel() for parameter in model.module.parameters())
     size = "any pixel size" if spec.gsd_m is None else f"{spec.gsd_m:g} m a pixel"
     limits = ", ".join(f"{name} {value:g}" for name, value in result.thresholds)
+    runs = "whole runs averaged over eight orientations" if result.tta else "whole runs"
     lines = [
         f"# Model card: {spec.name}",
         "",
@@ -78,8 +79,8 @@ def model_card(
         "",
         "## How well",
         "",
-        f"Measured with `tilingseg evaluate` {result.software} on the stitched outputs of whole "
-        f"runs, areas of split `{result.split}`. Intervals: 95 %, drawn from windows of "
+        f"Measured with `tilingseg evaluate` {result.software} on the stitched outputs of "
+        f"{runs}, areas of split `{result.split}`. Intervals: 95 %, drawn from windows of "
         f"{result.window_px} px. Rims of the boundary IoU are {result.boundary_px} px wide. "
         "Polygons match at an IoU of 0.5; centrelines at 3 m (3 px without a pixel size).",
         "",

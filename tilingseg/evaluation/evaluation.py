@@ -72,6 +72,8 @@ class Evaluation:
     """(class, probability) pairs that the masks were cut at."""
     gsd_m: float | None
     """Pixel size that the network saw, metres."""
+    tta: bool
+    """Whether eight orientations were averaged."""
     window_px: int
     """Side of the windows, px."""
     boundary_px: int
@@ -120,6 +122,7 @@ def evaluate(
         split=options.split,
         thresholds=tuple(_thresholds(options.run, model.spec).items()),
         gsd_m=model.spec.gsd_m if options.run.gsd_m is None else options.run.gsd_m,
+        tta=options.run.tta,
         window_px=options.window_px,
         boundary_px=options.boundary_px,
         scores=scores,
