@@ -1,4 +1,4 @@
-"""Small real files for tests: scenes as GeoTIFF, models as safetensors."""
+"""Small real files for tests: scenes as GeoTIFF, models as safetensors, jobs to train by."""
 
 import numpy as np
 import rasterio
@@ -73,3 +73,57 @@ def make_geotiff(path, pixels, *, gsd_m=0.5, crs="EPSG:32633", **profile):
     with rasterio.open(path, "w", **settings) as dataset:
         dataset.write(pixels)
     return path
+
+
+NOISE_RECIPE = """
+name = "tiny"
+classes = ["building"]
+bands = ["red", "green", "blue"]
+gsd_m = 1.0
+mean = [0.5, 0.5, 0.5]
+std = [0.2, 0.2, 0.2]
+[network]
+features = [2]
+[schedule]
+steps = 2
+batch_size = 2
+window_px = 16
+validate_every = 2
+warmup_steps = 2
+[augment]
+scale = [1.0, 1.0]
+rotation_deg = 0.0
+[[sources]]
+name = "noise"
+split = "train"
+rasters = "rgb.tif"
+mask = "mask.tif"
+rows = [0.0, 0.5]
+classes = [{ name = "building", values = [1] }]
+licence = "CC0"
+[[sources]]
+name = "noise"
+split = "validation"
+rasters = "rgb.tif"
+mask = "mask.tif"
+rows = [0.7, 1.0]
+classes = [{ name = "building", values = [1] }]
+licence = "CC0"
+"""
+
+
+def make_noise_job(folder):
+    """Write a raster, its mask and a recipe of two steps, whose path is returned."""
+    rng = np.random.default_rng(0)
+    for name, n_bands, n_values in (("rgb", 3, 255), ("mask", 1, 2)):
+        values = rng.integers(0, n_values, (n_bands, 64, 64)).astype(np.uint8)
+        make_geotiff(folder / f"{name}.tif", values, gsd_m=1.0)
+    path = folder / "recipe.toml"
+    path.write_text(NOISE_RECIPE, encoding="utf-8")
+    return path
+
+
+def misspell(recipe):
+    """Put a key that nobody knows into a recipe file."""
+    recipe.write_text(recipe.read_text("utf-8").replace("steps", "stps", 1), encoding="utf-8")
+    return recipe

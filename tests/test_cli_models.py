@@ -5,55 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-import rasterio
 
+from tests.makers import make_noise_job, misspell
 from tilingseg.model.load import available_models, load_model
-
-RECIPE = """
-name = "tiny"
-classes = ["building"]
-bands = ["red", "green", "blue"]
-gsd_m = 1.0
-mean = [0.5, 0.5, 0.5]
-std = [0.2, 0.2, 0.2]
-[network]
-features = [2]
-[schedule]
-steps = 2
-batch_size = 2
-window_px = 16
-[[sources]]
-name = "noise"
-split = "train"
-rasters = "rgb.tif"
-mask = "mask.tif"
-rows = [0.0, 0.5]
-classes = [{ name = "building", values = [1] }]
-licence = "CC0"
-[[sources]]
-name = "noise"
-split = "validation"
-rasters = "rgb.tif"
-mask = "mask.tif"
-rows = [0.7, 1.0]
-classes = [{ name = "building", values = [1] }]
-licence = "CC0"
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name, count in (("rgb", 3), ("mask", 1)):
-        profile = {"count": count, "height": 64, "width": 64, "dtype": "uint8"}
-        profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
-        values = rng.integers(0, 2 if count == 1 else 255, (count, 64, 64)).astype("u1")
-        with rasterio.open(folder / f"{name}.tif", "w", **profile) as dataset:
-            dataset.write(values)
-    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    make_noise_job(folder)
     return folder
 
 
@@ -83,8 +44,8 @@ def test_a_job_is_resumed_only_when_asked(folder, trained):
 
 
 def test_a_wrong_recipe_is_one_line(folder, tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps", "stps"), encoding="utf-8")
-    result = tilingseg("train", "recipe.toml", "--data", folder, cwd=tmp_path)
+    recipe = misspell(make_noise_job(tmp_path))
+    result = tilingseg("train", recipe, "--data", folder, cwd=tmp_path)
     assert result.returncode == 1
     assert "unknown key 'stps'" in result.stderr
     assert result.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.full_disk import files_up_to
+from tests.makers import make_noise_job
 from tilingseg.errors import DependencyError, OutputError, TrainingError
 from tilingseg.model.load import build_network, load_model
 from tilingseg.model.normalize import normalize
@@ -31,31 +32,6 @@ from tilingseg.training.recipe import (
 )
 from tilingseg.training.samples import draw_batch, unit_scaling
 from tilingseg.training.sources import load_sources
-
-RECIPE = """
-name = "two"
-classes = ["building"]
-bands = ["red", "green", "blue"]
-gsd_m = 1.0
-mean = [0.4, 0.4, 0.4]
-std = [0.2, 0.2, 0.2]
-[network]
-features = [4]
-[schedule]
-steps = 2
-batch_size = 2
-window_px = 16
-warmup_steps = 2
-validate_every = 2
-accumulate = {accumulate}
-[[sources]]
-name = "squares"
-split = "train"
-rasters = "{rasters}"
-mask = "one_mask.tif"
-classes = [{{ name = "building", values = [1] }}]
-licence = "CC0"
-"""
 
 
 @pytest.fixture
@@ -277,25 +253,24 @@ def test_added_gradients_are_the_mean_of_their_batches(data, tmp_path):
         assert torch.allclose(optimizer[index]["exp_avg"], expected, rtol=1e-3, atol=1e-7)
 
 
-def test_two_processes_learn_what_one_does_with_twice_the_batches(data, tmp_path):
-    text = RECIPE.format(rasters="one_rgb.tif", accumulate=1)
-    (tmp_path / "two.toml").write_text(text, encoding="utf-8")
+def test_two_processes_learn_what_one_does_with_twice_the_batches(tmp_path):
+    job = make_noise_job(tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tilingseg", "train", str(tmp_path / "two.toml"), "--threads", "1", "-q"]
-    command += ["--data", str(data), "--out", str(tmp_path / "two")]
+    command += ["-m", "tilingseg", "train", str(job), "--threads", "1", "-q"]
+    command += ["--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'two' / 'two.safetensors'}\n"
-    recipe = read_recipe(tmp_path / "two.toml")
+    assert done.stdout == f"{tmp_path / 'two' / 'tiny.safetensors'}\n"
+    recipe = read_recipe(job)
     recipe = dataclasses.replace(
         recipe, schedule=dataclasses.replace(recipe.schedule, accumulate=2)
     )
-    train(recipe, data, tmp_path / "one")
+    train(recipe, tmp_path, tmp_path / "one")
     one, two = (torch.load(tmp_path / name / CHECKPOINT)["weights"] for name in ("one", "two"))
     for name, tensor in one.items():
         if "running" not in name and "num_batches" not in name:  # each process keeps its own
             assert torch.allclose(tensor, two[name], atol=2e-4), name
-    assert (tmp_path / "two" / "two.safetensors").exists()
+    assert (tmp_path / "two" / "tiny.safetensors").exists()
 
 
 def test_tensorboard_gets_the_curves(data, tmp_path):
