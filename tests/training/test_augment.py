@@ -201,8 +201,17 @@ def test_cutouts_are_ground_without_data():
 
 
 @pytest.mark.parametrize(
-    "options", [{"scale": (2.0, 1.0)}, {"scale": (0.0, 1.0)}, {"cutout_px": (9, 3)}]
+    ("options", "message"),
+    [
+        ({"scale": (2.0, 1.0)}, "scale is 2.0, 1.0; it must rise"),
+        ({"scale": (0.0, 1.0)}, "scale is 0.0, 1.0, must be above 0"),
+        ({"scale": (1.0, math.inf)}, "scale is 1.0, inf, must be above 0"),
+        ({"cutout_px": (9, 3)}, "cutout_px is 9, 3; it must rise"),
+        ({"cutouts": -1}, "cutouts is -1, must be at least 0"),
+        ({"rotation_deg": math.inf}, "rotation_deg is inf, must be at least 0"),
+        ({"blur_share": 2.0}, "blur_share is 2.0, must be 0 to 1"),
+    ],
 )
-def test_ranges_that_do_not_rise_are_refused(options):
-    with pytest.raises(TrainingError, match="it must rise and be above 0"):
+def test_variation_that_cannot_be_drawn_is_refused(options, message):
+    with pytest.raises(TrainingError, match=f"augment: {message}"):
         AugmentOptions(**options)

@@ -208,7 +208,16 @@ def test_gradients_are_those_of_the_values(kind):
     )
 
 
-@pytest.mark.parametrize("options", [{"border_weight": -1.0}, {"border_sigma_px": 0.0}])
-def test_borders_that_mean_nothing_are_refused(options):
-    with pytest.raises(TrainingError, match="border_weight must be at least 0"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"border_weight": -1.0}, "loss: border_weight is -1.0, must be at least 0"),
+        ({"border_sigma_px": 0.0}, "loss: border_sigma_px is 0.0, must be above 0"),
+        ({"class_weights": (1.0, 0.0)}, "loss: class_weights is 1.0, 0.0, must be above 0"),
+        ({"dice_share": 1.5}, "loss: dice_share is 1.5, must be 0 to 1"),
+        ({"focal_gamma": math.nan}, "loss: focal_gamma is nan, must be at least 0"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(TrainingError, match=message):
         LossOptions(**options)

@@ -113,6 +113,26 @@ def test_the_network_is_chosen_by_its_kind(tmp_path, kind, options):
         ("[network]", "network = 3\n[more]", "a table of keys is needed, got 3|unknown key 'more'"),
         ('kind = "focal"', 'kind = "mse"', "kind is 'mse', must be one of bce"),
         ("[schedule]", "[schedule", "is not TOML"),
+        ("seed = 3", "seed = -1", "seed is -1, must be 0 to 4294967295"),
+        ('bands = ["red"]', "bands = []", "bands is empty"),
+        ('name = "tiny"', 'name = "a/b"', "name is 'a/b', must be a file name"),
+        (
+            "steps = 10",
+            "steps = 10\nn_windows = -1",
+            "schedule: n_windows is -1, must be at least 0",
+        ),
+        (
+            'split = "train"',
+            'split = "train"\nweight = 0',
+            "'here': weight is 0.0, must be above 0",
+        ),
+        (
+            'rasters = "*.tif"',
+            'rasters = "/data/*.tif"',
+            "must be a path or pattern within the data",
+        ),
+        ('mask = "{}.png"', 'mask = "{}_{}.png"', "may have a {} for each of the 1 stars in"),
+        ('mask = "{}.png"', 'mask = "{name}.png"', "may have a {} for each of the 1 stars in"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path, old, new, message):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilingseg.errors import TrainingError
+from tilingseg.training.limits import refuse_outside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,15 +64,19 @@ class AugmentOptions:
         Raises:
             TrainingError: naming the key, its value and what it must be.
         """
+        refuse_outside(
+            "augment",
+            self,
+            positive=("scale", "cutout_px", "elastic_step_px"),
+            not_negative=(
+                *("rotation_deg", "brightness", "contrast", "gamma", "colour", "saturation"),
+                *("blur_px", "elastic_px", "noise", "cutouts"),
+            ),
+            shares=("blur_share",),
+        )
         for name, (low, high) in (("scale", self.scale), ("cutout_px", self.cutout_px)):
-            if not 0 < low <= high:
-                raise TrainingError(
-                    f"augment: {name} is {low}, {high}; it must rise and be above 0"
-                )
-        if self.elastic_step_px < 1:
-            raise TrainingError(
-                f"augment: elastic_step_px is {self.elastic_step_px}, must be above 0"
-            )
+            if low > high:
+                raise TrainingError(f"augment: {name} is {low}, {high}; it must rise")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tilingseg.errors import TrainingError
+from tilingseg.training.limits import refuse_outside
 
 UNKNOWN = 255
 """Label of a pixel about which nothing is said, for one class."""
@@ -55,11 +56,13 @@ class LossOptions:
         Raises:
             TrainingError: naming the key, its value and what it must be.
         """
-        if self.border_weight < 0 or not self.border_sigma_px > 0:
-            raise TrainingError(
-                "loss: border_weight must be at least 0 and border_sigma_px above 0, got "
-                f"{self.border_weight} and {self.border_sigma_px}"
-            )
+        refuse_outside(
+            "loss",
+            self,
+            positive=("border_sigma_px", "class_weights"),
+            not_negative=("focal_gamma", "tversky_alpha", "tversky_beta", "border_weight"),
+            shares=("dice_share",),
+        )
 
 
 def segmentation_loss(

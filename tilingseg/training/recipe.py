@@ -23,6 +23,7 @@ from tilingseg.model.fcn import FcnOptions
 from tilingseg.model.spec import ModelSpec
 from tilingseg.model.unet import UNetOptions
 from tilingseg.training.augment import AugmentOptions
+from tilingseg.training.limits import refuse_outside
 from tilingseg.training.losses import LossOptions
 
 if TYPE_CHECKING:
@@ -86,6 +87,32 @@ class SourceRecipe:
     weight: float = 1.0
     """Share of the training windows, relative to the other sources."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn from, split or found.
+
+        Raises:
+            TrainingError: naming the key, its value and what it must be.
+        """
+        where = f"source {self.name!r}"
+        refuse_outside(where, self, positive=("weight", "block_px"))
+        if not 0 <= self.rows[0] < self.rows[1] <= 1:
+            raise TrainingError(f"{where}: rows {self.rows} are no part of 0…1")
+        if not 0 < self.held_out < 1:
+            raise TrainingError(f"{where}: held_out must be between 0 and 1, got {self.held_out}")
+        if not self.rasters or self.rasters.startswith("/"):
+            raise TrainingError(
+                f"{where}: rasters is {self.rasters!r}, must be a path or pattern within the data"
+            )
+        stars = ("x",) * self.rasters.count("*")
+        for pattern in (self.mask, *(label.vectors for label in self.classes)):
+            try:
+                _ = pattern and pattern.format(*stars)
+            except (LookupError, ValueError, AttributeError):
+                raise TrainingError(
+                    f"{where}: {pattern!r} may have a {{}} for each of the {len(stars)} stars in "
+                    f"{self.rasters!r}, and no other braces"
+                ) from None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -129,12 +156,16 @@ class Schedule:
         Raises:
             TrainingError: naming the key, its value and what it must be.
         """
-        for name in ("steps", "batch_size", "accumulate", "window_px", "validate_every"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"schedule: {name} is {getattr(self, name)}, must be above 0")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise TrainingError(f"schedule: {name} is {getattr(self, name)}, must be above 0")
+        refuse_outside(
+            "schedule",
+            self,
+            positive=(
+                *("steps", "batch_size", "accumulate", "window_px", "validate_every"),
+                *("learning_rate", "clip_norm"),
+            ),
+            not_negative=("n_windows", "warmup_steps", "weight_decay", "patience"),
+            shares=("ema_decay",),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +213,12 @@ class TrainingRecipe:
         Raises:
             TrainingError: naming the source or key and what to do.
         """
+        if not self.bands:
+            raise TrainingError("bands is empty: name at least one")
+        if not self.name or "/" in self.name:
+            raise TrainingError(f"name is {self.name!r}, must be a file name: the model gets it")
+        if not 0 <= self.seed < 2**32:
+            raise TrainingError(f"seed is {self.seed}, must be 0 to {2**32 - 1}")
         for source in self.sources:
             for label in source.classes:
                 if label.name not in self.classes:
@@ -196,15 +233,6 @@ class TrainingRecipe:
                     )
                 if label.values is not None and source.mask is None:
                     raise TrainingError(f"source {source.name!r} has mask values but no mask")
-            if not 0 <= source.rows[0] < source.rows[1] <= 1:
-                raise TrainingError(
-                    f"source {source.name!r}: rows {source.rows} are no part of 0…1"
-                )
-            if source.block_px < 1 or not 0 < source.held_out < 1:
-                raise TrainingError(
-                    f"source {source.name!r}: block_px must be above 0 and held_out between 0 and "
-                    f"1, got {source.block_px} and {source.held_out}"
-                )
         if not any(source.split in ("train", "blocks") for source in self.sources):
             raise TrainingError("the recipe has no source with split = 'train'")
 
