@@ -78,6 +78,24 @@ def test_parts_that_continue_in_each_other_are_refused(town, tmp_path):
         train(make_recipe("a.jpg", "b.jpg"), tmp_path, tmp_path / "out")
 
 
+@pytest.mark.parametrize("seen", ["a", "b"])
+def test_what_is_kept_for_the_last_measurement_is_neither_learnt_nor_chosen_on(
+    town, tmp_path, seen
+):
+    pictures = [town[:SIDE, :SIDE], town[SIDE:, 2 * SIDE :], town[SIDE:, :SIDE][::-1]]
+    write(tmp_path, **{name: (p, 95) for name, p in zip("abc", pictures, strict=True)})
+    recipe = make_recipe("a.jpg", "b.jpg")
+    test = dataclasses.replace(recipe.sources[0], split="test", rasters=f"{seen}.jpg")
+    with pytest.raises(TrainingError, match=f"'{seen}' .* must not be learnt"):
+        train(with_source(recipe, test), tmp_path, tmp_path / "out")
+    apart = with_source(recipe, dataclasses.replace(test, rasters="c.jpg"))
+    assert train(apart, tmp_path, tmp_path / "out").exists()
+
+
+def with_source(recipe, source):
+    return dataclasses.replace(recipe, sources=(*recipe.sources, source))
+
+
 def test_one_picture_under_two_names_is_refused(town, tmp_path):
     a = town[:SIDE, :SIDE]
     write(tmp_path, a=(a, 95), again=(a, 40), c=(town[SIDE:, 2 * SIDE :], 95))

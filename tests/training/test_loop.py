@@ -169,6 +169,28 @@ def test_another_network_does_not_continue_a_job(data, tmp_path):
         train(other, data, tmp_path / "out", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (0.5, 0.4, 0.4)}, r"its mean is \(0.4, 0.4, 0.4\), the recipe's \(0.5"),
+        (
+            {"network": UNetOptions(features=(4, 8), dropout=0.2, fold_px=1, upsampling="nearest")},
+            "its network.upsampling is bilinear, the recipe's nearest",
+        ),
+    ],
+)
+def test_weights_of_the_same_shape_that_mean_something_else_do_not_go_on(
+    data, tmp_path, changes, message
+):
+    network = UNetOptions(features=(4, 8), dropout=0.2, upsampling="bilinear")
+    recipe = dataclasses.replace(make_recipe(steps=3), network=network)
+    train(recipe, data, tmp_path / "out")
+    with pytest.raises(TrainingError, match=f"does not continue this recipe: {message}"):
+        train(dataclasses.replace(recipe, **changes), data, tmp_path / "out", resume=True)
+    frugal = dataclasses.replace(recipe, network=dataclasses.replace(network, checkpointing=True))
+    train(frugal, data, tmp_path / "out", resume=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 broken"])
 def test_a_broken_checkpoint_is_refused(data, tmp_path, content):
     (tmp_path / "out").mkdir()
@@ -201,6 +223,20 @@ def test_a_loss_that_explodes_keeps_the_last_checkpoint(data, tmp_path, monkeypa
     monkeypatch.undo()
     assert torch.load(tmp_path / "out" / CHECKPOINT)["step"] == 3
     assert train(recipe, data, tmp_path / "out", resume=True).read_bytes() == straight
+
+
+def test_a_gradient_that_explodes_spoils_no_checkpoint(data, tmp_path, monkeypatch):
+    calls = itertools.count()
+
+    def explode(logits, labels, options, borders):
+        loss = segmentation_loss(logits, labels, options)
+        # The root has no slope at 0: the loss is right, its gradient is not.
+        return loss + (logits.sum() * 0).sqrt() if next(calls) == 2 else loss
+
+    monkeypatch.setattr("tilingseg.training.loop.segmentation_loss", explode)
+    with pytest.raises(TrainingError, match="the gradient is nan at step 2; lower"):
+        train(make_recipe(), data, tmp_path / "out")
+    assert not (tmp_path / "out" / CHECKPOINT).exists()  # it was due after this very step
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(data, tmp_path):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from tilingseg.model.spec import ModelSpec
+
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -36,12 +38,28 @@ class State:
     """Keeps float16 gradients above what float16 cannot hold; idle in other precisions."""
     averaged: dict[str, Tensor]
     """The moving average of the weights, which becomes the model."""
+    made_for: dict[str, str]
+    """What the weights mean, as from `meaning`."""
     step: int = 0
     """Updates done."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The log: one row for each validation."""
     best: dict[str, Any] = field(default_factory=dict)
     """`score`, `step` and averaged `weights` of the best validation; empty without early stop."""
+
+
+def meaning(spec: ModelSpec) -> dict[str, str]:
+    """Return what has to stay the same for weights to mean the same, as text by key.
+
+    Shapes alone would let a job go on with its classes swapped or another up-sampling.
+    """
+    keys = ("classes", "bands", "gsd_m", "mean", "std", "activation", "network")
+    of_network = dict(spec.network_options)
+    of_network.pop("checkpointing", None)  # memory, not numbers
+    return {
+        **{key: str(getattr(spec, key)) for key in keys},
+        **{f"network.{key}": str(value) for key, value in of_network.items()},
+    }
 
 
 def save_checkpoint(path: Path, state: State) -> None:
@@ -58,6 +76,7 @@ def save_checkpoint(path: Path, state: State) -> None:
         "rows": state.rows,
         "scaler": state.scaler.state_dict(),
         "best": state.best,
+        "made_for": state.made_for,
     }
     # Through memory: torch turns a full disk into an error without a reason.
     buffer = io.BytesIO()
@@ -75,6 +94,7 @@ def load_checkpoint(path: Path, state: State) -> None:
     device = next(iter(state.averaged.values())).device
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        _refuse_other(content.get("made_for", state.made_for), state.made_for)
         state.module.load_state_dict(content["weights"])
         state.optimizer.load_state_dict(content["optimizer"])
         for name, tensor in state.averaged.items():
@@ -86,3 +106,9 @@ def load_checkpoint(path: Path, state: State) -> None:
     except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(f"{path} does not continue this recipe: {reason}") from error
+
+
+def _refuse_other(stored: dict[str, str], wanted: dict[str, str]) -> None:
+    for key, value in wanted.items():
+        if stored.get(key) != value:
+            raise ValueError(f"its {key} is {stored.get(key)}, the recipe's {value}")

@@ -26,7 +26,13 @@ from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network, load_trainable, save_model
 from tilingseg.model.normalize import normalize
-from tilingseg.training.checkpoint import CHECKPOINT, State, load_checkpoint, save_checkpoint
+from tilingseg.training.checkpoint import (
+    CHECKPOINT,
+    State,
+    load_checkpoint,
+    meaning,
+    save_checkpoint,
+)
 from tilingseg.training.group import join_group
 from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
@@ -91,6 +97,7 @@ def train(
     held_out = load_sources(recipe, data, "validation")
     refuse_absent_classes(recipe, training)
     refuse_leaks(training, held_out)
+    refuse_leaks((*training, *held_out), load_sources(recipe, data, "test"))
     group = join_group()
     try:
         return _train(recipe, (training, held_out), out, group, progress)
@@ -161,6 +168,7 @@ def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State
         optimizer=_optimizer(module, recipe.schedule),
         scaler=torch.amp.GradScaler(group.device.type, enabled=scaled),
         averaged={name: tensor.clone() for name, tensor in module.state_dict().items()},
+        made_for=meaning(spec),
     )
 
 
@@ -262,7 +270,13 @@ def _update(
         torch.autograd.backward(state.scaler.scale(loss))
         total += loss.item()
     state.scaler.unscale_(state.optimizer)
-    nn.utils.clip_grad_norm_(state.module.parameters(), schedule.clip_norm)
+    norm = nn.utils.clip_grad_norm_(state.module.parameters(), schedule.clip_norm)
+    # With float16 the scaler skips such a step; else it would spoil the weights of a checkpoint.
+    if not (torch.isfinite(norm) or state.scaler.is_enabled()):
+        raise TrainingError(
+            f"the gradient is {norm.item()} at step {state.step}; lower the learning rate "
+            "(the last checkpoint is kept)"
+        )
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return total
