@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tilingseg.cli.options import run_options, scene_options
 from tilingseg.cli.output_options import output_flags, output_options
-from tilingseg.cli.printing import print_rows
+from tilingseg.cli.printing import open_bar, print_rows
 from tilingseg.errors import ClusterError, DependencyError
 from tilingseg.places import place
 
@@ -108,13 +107,10 @@ class BatchBar:
 
     def __init__(self, *, quiet: bool) -> None:
         """Show nothing where `quiet`."""
-        from tqdm import tqdm
-
-        self._bar = tqdm(
+        self._bar = open_bar(
+            quiet=quiet,
             total=1.0,
             desc="scenes",
-            disable=quiet,
-            file=sys.stderr,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from tilingseg.cli.options import (
     split_option,
     tta_option,
 )
-from tilingseg.cli.printing import Bars, pixel_text, print_rows
+from tilingseg.cli.printing import Bars, open_bar, pixel_text, print_rows
 
 if TYPE_CHECKING:
     from tilingseg.evaluation.scores import RegionScore
@@ -34,15 +33,13 @@ def train(
     recipe: Path, data: Path | None, out: Path | None, *, resume: bool, **wishes: Any
 ) -> None:
     """Train a network by RECIPE, a TOML file, and write it as a model that `run` can use."""
-    from tqdm import tqdm
-
     from tilingseg.training.group import speaks
     from tilingseg.training.loop import train as train_model
     from tilingseg.training.recipe import read_recipe
 
     job = read_recipe(recipe)
     silent = wishes["quiet"] or not speaks()
-    with tqdm(unit="step", disable=silent or None, file=sys.stderr) as bar:
+    with open_bar(quiet=silent, unit="step") as bar:
 
         def show(done: int, total: int, text: str) -> None:
             if bar.total != total:

@@ -13,6 +13,24 @@ if TYPE_CHECKING:
     from tilingseg.records import RunReport
 
 
+_LOG_SECONDS = 30.0
+
+
+def open_bar(*, quiet: bool, **look: Any) -> Any:
+    """Return a tqdm bar on stderr: live on a terminal, a line every half minute in a log.
+
+    Args:
+        quiet: show nothing.
+        **look: further arguments of tqdm.
+    """
+    from tqdm import tqdm
+
+    pace: dict[str, Any] = {}
+    if not sys.stderr.isatty():
+        pace = {"delay": _LOG_SECONDS, "mininterval": _LOG_SECONDS, "maxinterval": _LOG_SECONDS}
+    return tqdm(disable=quiet, file=sys.stderr, **pace, **look)
+
+
 class Bars:
     """Progress bars on stderr, one a stage, with the time left."""
 
@@ -24,14 +42,10 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Draw how far a stage is."""
-        from tqdm import tqdm
-
         if self._stage != stage:
             self.close()
             self._stage = stage
-            self._bar = tqdm(
-                total=total, initial=done, desc=stage, disable=self._quiet or None, file=sys.stderr
-            )
+            self._bar = open_bar(quiet=self._quiet, total=total, initial=done, desc=stage)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
