@@ -211,6 +211,26 @@ class TestGeoPackage:
         assert result.stderr == ""
 
 
+class TestFlatGeobuf:
+    def test_a_layer_too_large_for_memory_gives_the_same_file(self, tmp_path, monkeypatch):
+        paths = [tmp_path / f"{name}.fgb" for name in ("at_once", "in_parts")]
+        write_features(boxes(BATCH + 200), paths[0], layer())
+        monkeypatch.setattr("tilingseg.features.tables._HELD_CORNERS", 100)
+        write_features(boxes(BATCH + 200), paths[1], layer())
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+        assert len(list(tmp_path.iterdir())) == 2
+
+    @pytest.mark.parametrize("n_missing", [1, 100, 5000])
+    def test_a_disk_that_is_full_at_the_very_end_is_said(self, tmp_path, n_missing):
+        path = tmp_path / "scene.fgb"
+        write_features(boxes(1500), path, layer())
+        with (
+            pytest.raises(OutputError, match="cannot write"),
+            files_up_to(path.stat().st_size - n_missing),
+        ):
+            write_features(boxes(1500), path, layer())
+
+
 class TestGeoParquet:
     def test_the_metadata_follow_version_1_1(self, tmp_path):
         parquet = pytest.importorskip("pyarrow.parquet")

@@ -10,6 +10,7 @@ good to a few parts in a million.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
             lonlat = None
             columns |= _plane_measures(pixels, geometries, layer)
         else:
-            lonlat, fine = _in_degrees(pixels, layer.georef, project)
+            lonlat, fine = _in_degrees(pixels, geometries, layer.georef, project)
             columns |= _ground_measures(fine, layer.geometry_type)
         confidence = np.array([feature.confidence for feature in group], dtype=np.float64)
         columns["confidence"] = np.round(confidence, 4)
@@ -119,28 +120,40 @@ def _affine(geometries: NDArray[np.object_], transform: Affine6) -> NDArray[np.o
 
 
 def _in_degrees(
-    pixels: NDArray[np.object_], georef: Georef, project: pyproj.Transformer
+    pixels: NDArray[np.object_],
+    mapped: NDArray[np.object_],
+    georef: Georef,
+    project: pyproj.Transformer,
 ) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-    """Return geometries in degrees with edges short enough to write, and to measure."""
+    """Return geometries in degrees with edges short enough to write, and to measure.
+
+    Args:
+        pixels: in pixel coordinates.
+        mapped: the same in the CRS.
+        georef: where they lie.
+        project: from the CRS to degrees.
+    """
     pixel_m = max(georef.pixel_m or (math.inf,))
     if project.source_crs is not None and project.source_crs.is_geographic:
         a, b, _, d, e, _ = georef.transform
         longest_px = LONGEST_EDGE_DEG / max(math.hypot(a, d), math.hypot(b, e))
     else:
         longest_px = max(LONGEST_EDGE_M / pixel_m, 1.0)
-    pixels = _divided(pixels, longest_px)
-    lonlat = _project(pixels, georef, project)
+    written = _divided(pixels, longest_px)
+    lonlat = _project(mapped if written is pixels else _affine(written, georef.transform), project)
     south, north = shapely.bounds(lonlat)[:, [1, 3]].T
     polar = np.maximum(north, -south) > NEAR_POLE_DEG
     if polar.any() and math.isfinite(pixel_m):
         shorter_px = np.maximum(_polar_edge(np.maximum(north, -south)[polar]) / pixel_m, 1.0)
-        pixels = pixels.copy()
-        pixels[polar] = shapely.segmentize(pixels[polar], np.minimum(shorter_px, longest_px))
-        lonlat[polar] = _project(pixels[polar], georef, project)
-    fine = _divided(pixels, max(MEASURED_EDGE_M / pixel_m, 0.1))
-    divided = shapely.get_num_coordinates(fine) > shapely.get_num_coordinates(pixels)
+        written = written.copy()
+        written[polar] = shapely.segmentize(written[polar], np.minimum(shorter_px, longest_px))
+        lonlat[polar] = _project(_affine(written[polar], georef.transform), project)
+    fine = _divided(written, max(MEASURED_EDGE_M / pixel_m, 0.1))
+    if fine is written:
+        return lonlat, lonlat
+    divided = shapely.get_num_coordinates(fine) > shapely.get_num_coordinates(written)
     measured = lonlat.copy()
-    measured[divided] = _project(fine[divided], georef, project)
+    measured[divided] = _project(_affine(fine[divided], georef.transform), project)
     return lonlat, measured
 
 
@@ -165,13 +178,11 @@ def _polar_edge(latitude_deg: NDArray[np.float64]) -> NDArray[np.float64]:
     return edge_m
 
 
-def _project(
-    pixels: NDArray[np.object_], georef: Georef, project: pyproj.Transformer
-) -> NDArray[np.object_]:
+def _project(mapped: NDArray[np.object_], project: pyproj.Transformer) -> NDArray[np.object_]:
     def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.stack(project.transform(points[:, 0], points[:, 1]), axis=1)
 
-    result: NDArray[np.object_] = shapely.transform(_affine(pixels, georef.transform), apply)
+    result: NDArray[np.object_] = shapely.transform(mapped, apply)
     # Beyond the edge of a projection, such as the limb of a geostationary view, there is no place.
     result[~np.isfinite(shapely.bounds(result)).all(axis=1)] = shapely.Polygon()
     return result
@@ -197,8 +208,9 @@ def _plane_measures(
 def _ground_measures(
     lonlat: NDArray[np.object_], geometry_type: str
 ) -> dict[str, NDArray[np.float64]]:
-    area = ground_area(lonlat) if geometry_type == "Polygon" else np.zeros(len(lonlat))
-    length = ground_length(lonlat)
+    edges = _edges(lonlat)
+    area = _area(edges) if geometry_type == "Polygon" else np.zeros(len(lonlat))
+    length = _length(edges)
     area[shapely.is_empty(lonlat)] = length[shapely.is_empty(lonlat)] = np.nan
     return _measures(area, length, geometry_type, "m", 3)
 
@@ -223,46 +235,79 @@ def ground_area(lonlat: NDArray[np.object_]) -> NDArray[np.float64]:
     Args:
         lonlat: polygons in degrees; edges take the short way around the globe.
     """
-    parts, owner = shapely.get_parts(lonlat, return_index=True)
-    rings, part = shapely.get_rings(parts, return_index=True)
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    east, middle = _edges(points, ring)
-    q = _authalic(np.radians(middle[0])), _authalic(np.radians(middle[1]))
-    inner = ring[1:] == ring[:-1]
-    east = np.where(inner, east, 0.0)
-    turn = np.abs(np.bincount(ring[1:], east, len(rings)))
-    swept = np.abs(np.bincount(ring[1:], east * (q[0] + q[1]) / 2, len(rings)))
-    # A ring around a pole sweeps the zone between it and the equator: the cap is the rest.
-    swept = np.where(turn > math.pi, 2 * math.pi * _authalic(math.pi / 2) - swept, swept)
-    is_hole = np.concatenate([[False], part[1:] == part[:-1]])[: len(rings)]
-    area = np.where(is_hole, -swept, swept) * _A**2 / 2
-    return np.bincount(owner[part], area, len(lonlat)).astype(np.float64)
+    return _area(_edges(lonlat))
 
 
 def ground_length(lonlat: NDArray[np.object_]) -> NDArray[np.float64]:
     """Return lengths of lines, or of all rings of polygons, on the WGS84 ellipsoid, m."""
-    parts, owner = shapely.get_parts(lonlat, return_index=True)
-    is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
-    rings, of_part = shapely.get_rings(parts[is_polygon], return_index=True)
+    return _length(_edges(lonlat))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Edges:
+    """The lines and rings of many geometries, point by point."""
+
+    lat: NDArray[np.float64]
+    """(points,) radians."""
+    east: NDArray[np.float64]
+    """(points − 1,) way east from each point to the next, radians; 0 between lines."""
+    line: NDArray[np.intp]
+    """(points,) the line or ring of each point."""
+    owner: NDArray[np.intp]
+    """(lines,) the geometry of each."""
+    is_hole: NDArray[np.bool_]
+    """(lines,)"""
+    n_geometries: int
+
+
+def _edges(lonlat: NDArray[np.object_]) -> _Edges:
+    """Take geometries in degrees, lines or polygons, apart."""
+    kinds = shapely.get_type_id(lonlat)
+    if (kinds == shapely.GeometryType.POLYGON).all():
+        parts, owner = lonlat, np.arange(len(lonlat))
+    else:
+        parts, owner = shapely.get_parts(lonlat, return_index=True)
+        kinds = shapely.get_type_id(parts)
+    is_polygon = kinds == shapely.GeometryType.POLYGON
+    rings, part = shapely.get_rings(parts[is_polygon], return_index=True)
     lines = np.concatenate([parts[~is_polygon], rings])
-    owner = np.concatenate([owner[~is_polygon], owner[is_polygon][of_part]])
+    n_lines = len(lines) - len(rings)
+    is_hole = np.zeros(len(lines), dtype=np.bool_)
+    is_hole[n_lines + 1 :] = part[1:] == part[:-1]
     points, line = shapely.get_coordinates(lines, return_index=True)
-    east, ends = _edges(points, line)
-    latitude = np.radians((ends[0] + ends[1]) / 2)
-    root = np.sqrt(1 - _E2 * np.sin(latitude) ** 2)
-    along_x = _A / root * np.cos(latitude) * east
-    along_y = _A * (1 - _E2) / root**3 * np.radians(ends[1] - ends[0])
-    length = np.where(line[1:] == line[:-1], np.hypot(along_x, along_y), 0.0)
-    return np.bincount(owner[line[1:]], length, len(lonlat)).astype(np.float64)
-
-
-def _edges(
-    points: NDArray[np.float64], line: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return the way east of each step from point to point, radians, and its two latitudes."""
     east = np.diff(points[:, 0])
     east -= 360 * np.round(east / 360)  # exact for the short steps, on which areas depend
-    return np.radians(east), (points[:-1, 1], points[1:, 1])
+    east[line[1:] != line[:-1]] = 0.0
+    return _Edges(
+        lat=np.radians(points[:, 1]),
+        east=np.radians(east),
+        line=line,
+        owner=np.concatenate([owner[~is_polygon], owner[is_polygon][part]]),
+        is_hole=is_hole,
+        n_geometries=len(lonlat),
+    )
+
+
+def _area(edges: _Edges) -> NDArray[np.float64]:
+    q = _authalic(edges.lat)
+    n_lines, line = len(edges.owner), edges.line[1:]
+    turn = np.abs(np.bincount(line, edges.east, n_lines))
+    swept = np.abs(np.bincount(line, edges.east * (q[1:] + q[:-1]) / 2, n_lines))
+    # A ring around a pole sweeps the zone between it and the equator: the cap is the rest.
+    swept = np.where(turn > math.pi, 2 * math.pi * _authalic(math.pi / 2) - swept, swept)
+    area = np.where(edges.is_hole, -swept, swept) * _A**2 / 2
+    return np.bincount(edges.owner, area, edges.n_geometries).astype(np.float64)
+
+
+def _length(edges: _Edges) -> NDArray[np.float64]:
+    north, latitude = np.diff(edges.lat), (edges.lat[1:] + edges.lat[:-1]) / 2
+    north[edges.line[1:] != edges.line[:-1]] = 0.0
+    root = np.sqrt(1 - _E2 * np.sin(latitude) ** 2)
+    along_x = _A / root * np.cos(latitude) * edges.east
+    along_y = _A * (1 - _E2) / root**3 * north
+    length = np.hypot(along_x, along_y)
+    owner = edges.owner[edges.line[1:]]
+    return np.bincount(owner, length, edges.n_geometries).astype(np.float64)
 
 
 def _authalic(latitude: Any) -> Any:

@@ -1,8 +1,9 @@
 """GeoPackage, FlatGeobuf and GeoParquet, in the scene's own CRS.
 
 Features are appended batch by batch to a GeoPackage. FlatGeobuf cannot be appended to, because its
-index comes first: GDAL streams it from such a GeoPackage. GeoParquet is written by pyarrow, a row
-group a batch; its metadata sum up the whole file and come last by design of the format.
+index comes first: a layer that fits in memory is written at once, of a larger one GDAL streams it
+from such a GeoPackage. GeoParquet is written by pyarrow, a row group a batch; its metadata sum up
+the whole file and come last by design of the format.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sqlite3
 import threading
 import warnings
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from tilingseg.features.layer import Batch, Layer
 
 _SAME_DATE = "1970-01-01T00:00:00.000Z"
+_HELD_CORNERS = 4_000_000
+"""Of the features that a FlatGeobuf file is written from at once: some 150 MB with their WKB."""
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 _gdal_lock = threading.Lock()
 
@@ -64,36 +68,74 @@ def write_geopackage(
 
 
 def write_flatgeobuf(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
-    """Write a FlatGeobuf file; as `write_geopackage`, of which one is left beside `path`."""
-    scratch = path.with_suffix(".gpkg")
-    n_written = write_geopackage(batches, scratch, layer, is_scratch=True)
-    with _gdal(path), pyogrio.open_arrow(scratch, use_pyarrow=False) as (meta, stream):
-        pyogrio.write_arrow(
-            stream,
-            path,
-            driver="FlatGeobuf",
-            layer=layer.name,
-            crs=_wkt(layer),
-            geometry_type=layer.geometry_type,
-            geometry_name=meta["geometry_name"],
+    """Write a FlatGeobuf file; as `write_geopackage`, of which one may be left beside `path`."""
+    batches = iter(batches)
+    held: list[Batch] = []
+    n_corners = 0
+    while n_corners <= _HELD_CORNERS and (batch := next(batches, None)) is not None:
+        held.append(replace(batch, lonlat=None))
+        n_corners += int(shapely.get_num_coordinates(batch.geometries).sum())
+    if n_corners <= _HELD_CORNERS:
+        whole = _joined(held)
+        with _gdal(path):
+            _write(whole, path, layer, driver="FlatGeobuf")
+        n_written = len(whole.geometries)
+    else:
+        scratch = path.with_suffix(".gpkg")
+        n_written = write_geopackage(
+            itertools.chain(held, batches), scratch, layer, is_scratch=True
         )
+        with _gdal(path), pyogrio.open_arrow(scratch, use_pyarrow=False) as (meta, stream):
+            pyogrio.write_arrow(
+                stream,
+                path,
+                driver="FlatGeobuf",
+                layer=layer.name,
+                crs=_wkt(layer),
+                geometry_type=layer.geometry_type,
+                geometry_name=meta["geometry_name"],
+            )
+    if n_written:
+        with _gdal(path):  # a disk that was full when GDAL closed the file: the end is missing
+            pyogrio.raw.read(path, columns=[], fids=[n_written - 1])
     return n_written
 
 
+def _joined(batches: list[Batch]) -> Batch:
+    """Return one batch of all features of several."""
+    return replace(
+        batches[0],
+        geometries=np.concatenate([batch.geometries for batch in batches]),
+        columns={
+            name: np.concatenate([batch.columns[name] for batch in batches])
+            for name in batches[0].columns
+        },
+    )
+
+
 def _append(batch: Batch, path: Path, layer: Layer, *, is_first: bool, is_indexed: bool) -> None:
+    _write(
+        batch,
+        path,
+        layer,
+        driver="GPKG",
+        append=not is_first,
+        # What every GDAL since 2.2 reads without a warning; nothing newer is used.
+        dataset_options={"VERSION": "1.2"} if is_first else None,
+        layer_options={"SPATIAL_INDEX": is_indexed} if is_first else None,
+    )
+
+
+def _write(batch: Batch, path: Path, layer: Layer, **options: Any) -> None:
     pyogrio.raw.write(
         path,
         shapely.to_wkb(batch.geometries),
         list(batch.columns.values()),
         list(batch.columns),
         layer=layer.name,
-        driver="GPKG",
         geometry_type=layer.geometry_type,
         crs=_wkt(layer),
-        append=not is_first,
-        # What every GDAL since 2.2 reads without a warning; nothing newer is used.
-        dataset_options={"VERSION": "1.2"} if is_first else None,
-        layer_options={"SPATIAL_INDEX": is_indexed} if is_first else None,
+        **options,
     )
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
 _NEGLIGIBLE = 1e-6
 """Weights below this are rounding errors of pixel edges that coincide."""
@@ -49,6 +49,8 @@ class Axis:
             last: the source pixel after the last one that is needed.
             matrix: float32 (stop − start, last − first), each row adds up to 1.
         """
+        from scipy.sparse import csr_array  # 0.15 s to load, for nothing where nothing is resampled
+
         target = np.arange(start, stop)
         index, weight = self._box(target) if self.scale >= 1 else self._linear(target)
         used = weight > _NEGLIGIBLE

@@ -10,7 +10,7 @@ large by itself, never because of how the scene was cut. Shapes that are left ou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,12 +81,14 @@ def areas(
     pixel_m = mask.georef.pixel_m or (1.0, 1.0)
     min_area_px2 = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
     fine: SubpixelOutlines | None = None
+    classes = mask.classes
     iterator = iter(shapes)
     while batch := list(islice(iterator, _BATCH)):
-        large = [shape for shape in batch if shape.polygon.area >= min_area_px2]
-        if left_out is not None and len(large) < len(batch):
-            left_out[SMALL_SHAPE] += len(batch) - len(large)
-        polygons = np.array([shape.polygon for shape in large], dtype=np.object_)
+        polygons = np.array([shape.polygon for shape in batch], dtype=np.object_)
+        is_large = shapely.area(polygons) >= min_area_px2
+        if left_out is not None and not is_large.all():
+            left_out[SMALL_SHAPE] += int((~is_large).sum())
+        large, polygons = list(compress(batch, is_large)), polygons[is_large]
         tolerance_px = options.simplify_px
         if options.threshold is not None and large and large[0].confidence is not None:
             fine = fine or SubpixelOutlines(mask, large[0].value, options.threshold)
@@ -97,7 +99,7 @@ def areas(
             polygons = shapely.simplify(polygons, tolerance_px, preserve_topology=True)
         for shape, polygon in zip(large, polygons, strict=True):
             yield Feature(
-                class_name=mask.classes[shape.value - 1],
+                class_name=classes[shape.value - 1],
                 geometry=polygon,
                 confidence=shape.confidence,
                 last=shape.last,
