@@ -113,7 +113,7 @@ def evaluate(
     if options.store_thresholds is not None:
         options = _with_thresholds(recipe, data, out, options, progress)
     model = load_once(options.run)
-    counts = _measure_all(recipe, data, out, options, progress, vectors=True)
+    counts = _measure_all(recipe, data, out, options, progress, whole=True)
     scores = region_scores(counts)
     result = Evaluation(
         model=model.spec.name,
@@ -153,7 +153,7 @@ def iou_by_region(
     Returns:
         IoU, 0…1, by (class, region), where it is defined.
     """
-    scores = region_scores(_measure_all(recipe, data, out, options, progress, vectors=False))
+    scores = region_scores(_measure_all(recipe, data, out, options, progress, whole=False))
     return {(s.class_name, s.region): s.iou for s in scores if s.iou is not None}
 
 
@@ -171,7 +171,7 @@ def _measure_all(
     options: EvaluateOptions,
     progress: Progress,
     *,
-    vectors: bool,
+    whole: bool,
 ) -> list[ClassCounts]:
     splits = (options.split, "blocks" if options.split == "validation" else options.split)
     sources = [source for source in recipe.sources if source.split in splits]
@@ -185,7 +185,7 @@ def _measure_all(
         run=options.run,
         window_px=options.window_px,
         boundary_px=options.boundary_px,
-        vectors=vectors,
+        whole=whole,
     )
     if not set(recipe.classes) & set(setting.spec.classes):
         raise TrainingError(
@@ -208,7 +208,7 @@ def _with_thresholds(
     target = options.store_thresholds
     assert target is not None
     spec = load_once(options.run).spec
-    bins = joined_bins(_measure_all(recipe, data, out, options, progress, vectors=False))
+    bins = joined_bins(_measure_all(recipe, data, out, options, progress, whole=False))
     limits = dict(zip(spec.classes, spec.thresholds, strict=True))
     # A class that is labelled nowhere here keeps the threshold it had.
     labelled = tuple({score.class_name: None for score in bins if score.positive.any()})

@@ -74,8 +74,9 @@ class Setting:
     """Side of the windows that counts are kept for, px."""
     boundary_px: int
     """Width of the rim of the boundary IoU, px."""
-    vectors: bool
-    """Whether polygons and lines are made and compared too."""
+    whole: bool
+    """Whether polygons and lines are made and compared and pictures drawn too, or masks and
+    probabilities are counted alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,9 @@ def measure_raster(
         options, extent = _restricted(scene, part, source, setting)
         folder = OutputFolder(path=setting.out / "runs" / source.name / path.stem, scene=scene.name)
         flow.run(path, folder.path, options=options)
-        picture = write_scene(folder.path / "scene.png", *reader.read(extent))
+        picture = None
+        if setting.whole:
+            picture = write_scene(folder.path / "scene.png", *reader.read(extent))
     finally:
         reader.close()
     mask, probability = _read(folder, "mask")[0], _read(folder, "probability")
@@ -159,7 +162,8 @@ def measure_raster(
             continue
         index = setting.spec.classes.index(name)
         found = (mask == index + 1).astype(np.uint8)
-        write_agreement(folder.path / f"agreement_{name}.png", picture, found, truth)
+        if picture is not None:
+            write_agreement(folder.path / f"agreement_{name}.png", picture, found, truth)
         positive, negative = count_bins(probability[index], truth)
         lines = folder.of_layer(f"{name}_centerline", ".gpkg")
         polygons = _Polygons(scene, extent, folder.of_layer(name, ".gpkg"))
@@ -176,7 +180,7 @@ def measure_raster(
                 ),
                 area_m2=float(np.count_nonzero(truth != IGNORE) * gsd_m**2),
                 instances=polygons.agreement(truth, vectors or None)
-                if setting.vectors and not lines.exists()
+                if setting.whole and not lines.exists()
                 else None,
                 lines=_lines(lines, truth, polygons, gsd_m) if lines.exists() else None,
             )
@@ -207,7 +211,7 @@ def _restricted(
 ) -> tuple[RunOptions, Window]:
     """Return the options of a run over a part of a scene, and the pixels that its outputs have."""
     outputs = OutputOptions(
-        formats=("cog", "gpkg") if setting.vectors else ("cog",),
+        formats=("cog", "gpkg") if setting.whole else ("cog",),
         probability=True,
         vectors=setting.run.outputs.vectors,
     )

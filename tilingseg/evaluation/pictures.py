@@ -109,7 +109,7 @@ def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
         half = len(ranked) // 2
         rows = (ranked[half:][: -N_SHOWN - 1 : -1], ranked[:half][:N_SHOWN])
         names.append(f"windows_{class_name}.png")
-        _save(out / names[-1], _sheet(rows))
+        _save(out / names[-1], _sheet(rows), effort=9)
     return tuple(names)
 
 
@@ -159,6 +159,8 @@ def _cut(window: WindowCounts, name: str) -> Image.Image:
     return part.resize(size, Image.Resampling.LANCZOS)
 
 
-def _save(path: Path, picture: NDArray[Any]) -> None:
+def _save(path: Path, picture: NDArray[Any], *, effort: int = 1) -> None:
+    """Write a PNG; of the many pictures beside the runs nobody waits for the last byte saved."""
     with whole(path) as part:
-        Image.fromarray(np.rint(picture).astype(np.uint8)).save(part, "PNG")
+        image = Image.fromarray(np.rint(picture).astype(np.uint8))
+        image.save(part, "PNG", compress_level=effort)
