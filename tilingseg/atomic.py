@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and those above it; one that is there already is kept.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {path} cannot be written: {error.strerror}") from error
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a small file that appears whole or not at all; text as UTF-8.
 

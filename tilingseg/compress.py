@@ -16,8 +16,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tilingseg.atomic import write_whole
-from tilingseg.errors import ModelError, OutputError, TrainingError
+from tilingseg.atomic import make_folder, write_whole
+from tilingseg.errors import ModelError, TrainingError
 from tilingseg.evaluation import EvaluateOptions, iou_by_region
 from tilingseg.infer import choose_engine, int8_difference, measure_speed, write_exports
 from tilingseg.job import RunOptions
@@ -122,10 +122,7 @@ def compress(
             "use the recipe that it was trained by"
         )
     choose_engine(loaded, "cpu", precision="fp32")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {out} cannot be written: {error.strerror}") from error
+    make_folder(out)
     job = _Compression(recipe=recipe, data=data, out=out, options=options, progress=progress)
     forms = [*job.quantised(model, spec.name, "")]
     if options.prune:

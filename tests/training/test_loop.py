@@ -21,7 +21,7 @@ from tilingseg.model.load import build_network, load_model
 from tilingseg.model.normalize import normalize
 from tilingseg.model.unet import UNetOptions
 from tilingseg.training.augment import AugmentOptions
-from tilingseg.training.loop import CHECKPOINT, LOG, learning_rate, train
+from tilingseg.training.loop import CHECKPOINT, LOG, _average, learning_rate, train
 from tilingseg.training.losses import LossOptions, segmentation_loss
 from tilingseg.training.recipe import (
     ClassLabel,
@@ -162,6 +162,13 @@ def test_a_folder_with_a_job_is_not_overwritten(data, tmp_path):
         train(make_recipe(steps=3), data, tmp_path / "out")
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(data, tmp_path):
+    (tmp_path / "file").write_text("here")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match=f"the folder {out} cannot be written: "):
+            train(make_recipe(), data, out)
+
+
 def test_another_network_does_not_continue_a_job(data, tmp_path):
     train(make_recipe(steps=3), data, tmp_path / "out")
     other = dataclasses.replace(make_recipe(), network=UNetOptions(features=(4, 6)))
@@ -195,7 +202,7 @@ def test_weights_of_the_same_shape_that_mean_something_else_do_not_go_on(
 def test_a_broken_checkpoint_is_refused(data, tmp_path, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / CHECKPOINT).write_bytes(content)
-    with pytest.raises(TrainingError, match="does not continue this recipe"):
+    with pytest.raises(TrainingError, match="is damaged or no checkpoint: begin anew"):
         train(make_recipe(), data, tmp_path / "out", resume=True)
 
 
@@ -338,6 +345,21 @@ def test_curves_and_samples_are_pictures_of_the_job(data, tmp_path):
 def test_a_schedule_of_nothing_is_refused(key):
     with pytest.raises(TrainingError, match=f"{key} is 0, must be above 0"):
         make_recipe(**{key: 0})
+
+
+def test_averaged_weights_follow_their_formula():
+    torch.manual_seed(0)
+    module = torch.nn.BatchNorm2d(3)
+    averaged = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    expected = averaged["weight"].double()
+    for step in range(40):
+        module.weight.data.normal_()
+        module.num_batches_tracked += 1
+        _average(averaged, module, step, 0.7)
+        kept = min(0.7, (1 + step) / (10 + step))
+        expected = kept * expected + (1 - kept) * module.weight.data.double()
+    assert torch.allclose(averaged["weight"].double(), expected, atol=1e-6)
+    assert averaged["num_batches_tracked"] == 40  # a count has no mean
 
 
 def test_the_rate_rises_and_falls():

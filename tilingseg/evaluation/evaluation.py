@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilingseg import __version__
-from tilingseg.atomic import write_whole
-from tilingseg.errors import OutputError, TrainingError
+from tilingseg.atomic import make_folder, write_whole
+from tilingseg.errors import TrainingError
 from tilingseg.evaluation.card import model_card, score_table
 from tilingseg.evaluation.measure import ClassCounts, Setting, measure_raster
 from tilingseg.evaluation.pictures import draw_windows
@@ -106,10 +106,7 @@ def evaluate(
         TilingSegError: the recipe has no such areas, labels cannot be read, or a run fails.
     """
     options = options or EvaluateOptions()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {out} cannot be written: {error.strerror}") from error
+    make_folder(out)
     if options.store_thresholds is not None:
         options = _with_thresholds(recipe, data, out, options, progress)
     model = load_once(options.run)

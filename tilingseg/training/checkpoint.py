@@ -94,6 +94,11 @@ def load_checkpoint(path: Path, state: State) -> None:
     device = next(iter(state.averaged.values())).device
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        raise TrainingError(
+            f"{path} is damaged or no checkpoint: begin anew in another folder"
+        ) from error
+    try:
         _refuse_other(content.get("made_for", state.made_for), state.made_for)
         state.module.load_state_dict(content["weights"])
         state.optimizer.load_state_dict(content["optimizer"])
@@ -103,7 +108,7 @@ def load_checkpoint(path: Path, state: State) -> None:
         state.best = content.get("best", {})
         if scaler := content.get("scaler"):
             state.scaler.load_state_dict(scaler)
-    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(f"{path} does not continue this recipe: {reason}") from error
 

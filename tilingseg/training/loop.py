@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from tilingseg.atomic import make_folder
 from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network, load_trainable, save_model
@@ -86,11 +87,11 @@ def train(
 
     Raises:
         TrainingError: the data are unusable, `out` holds another job, or the loss is not finite.
-        OutputError: the disk is full; the last checkpoint is kept.
+        OutputError: `out` cannot be written, or the disk is full; the last checkpoint is kept.
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise TrainingError(f"{out} holds a training job; resume it or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if threads is not None:
         torch.set_num_threads(threads)
     training = load_sources(recipe, data, "train")
