@@ -96,7 +96,7 @@ class TestEveryFormat:
             texts.append(path.read_bytes())
         assert texts[0] == texts[1]
 
-    @pytest.mark.parametrize("suffix", [".geojson", *TABLES])
+    @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("georef", [UTM, PIXELS])
     def test_an_empty_layer_is_a_file_that_can_be_read(self, tmp_path, suffix, georef):
         path = tmp_path / f"scene{suffix}"
@@ -108,10 +108,6 @@ class TestEveryFormat:
             columns = ["id", "class", *measures, "confidence", "geometry"]
             assert frame.columns.tolist() == columns
             assert frame.crs == georef.crs
-
-    def test_an_empty_sequence_is_an_empty_file(self, tmp_path):
-        write_features([], tmp_path / "scene.geojsonl", layer())
-        assert (tmp_path / "scene.geojsonl").read_bytes() == b""
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_further_attributes_keep_their_types(self, tmp_path, suffix):

@@ -70,6 +70,17 @@ class TestPlaces:
         for suffix in (".gpkg", ".fgb", ".parquet"):
             assert read(tmp_path / f"m_cell{suffix}").crs is None
 
+    def test_pixel_coordinates_are_told(self, tmp_path):
+        placed = run(write(tmp_path / "a.tif", blocks()), tmp_path / "a", ("fgb",))
+        nowhere = run(write(tmp_path / "b.tif", blocks(), transform=None), tmp_path / "b", ("fgb",))
+        half = run(write(tmp_path / "c.tif", blocks(), crs=None), tmp_path / "c", ("fgb",))
+        assert placed.notes == []
+        assert "coordinates are pixels" in nowhere.notes[0]
+        assert "transform without a CRS is not used" in half.notes[0]
+        command = [sys.executable, "-m", "tilingseg", "vectorize", str(tmp_path / "b.tif")]
+        done = subprocess.run([*command, "-o", str(tmp_path)], capture_output=True, text=True)
+        assert nowhere.notes[0] in done.stderr
+
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("name", ["building", "field"])
     def test_across_the_antimeridian(self, tmp_path, name, suffix):
@@ -139,7 +150,7 @@ class TestMasks:
         path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))
         result = run(path, tmp_path, classes=("building", "road"))
         assert result.n_features == {"building": 0, "road": 0, "road_centerline": 0}
-        for suffix in (".geojson", ".gpkg", ".fgb", ".parquet"):
+        for suffix in (".geojson", ".geojsonl", ".gpkg", ".fgb", ".parquet"):
             assert len(read(tmp_path / f"m_road_centerline{suffix}")) == 0
         assert pyogrio.read_info(tmp_path / "m_building.gpkg")["crs"] == "EPSG:32633"
 
@@ -208,8 +219,20 @@ class TestCommandLine:
         assert "holds no class" in self.refuse(tmp_path / "o", path)
 
     def test_fractions_that_are_no_probabilities(self, tmp_path):
-        path = write(tmp_path / "m.tif", blocks().astype(np.float32) * 3)
-        assert "holds float32 values such as 3" in self.refuse(tmp_path / "o", path)
+        path = write(tmp_path / "m.tif", blocks().astype(np.float32) * 2.5)
+        assert "holds float32 values such as 2.5" in self.refuse(tmp_path / "o", path)
+
+    def test_a_class_named_twice(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks())
+        told = self.refuse(tmp_path / "o", path, "--classes", "roof,road,roof")
+        assert "'roof' is named 2 times" in told
+
+    def test_a_pixel_of_no_size_and_an_unknown_format(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks())
+        told = self.refuse(tmp_path / "o", path, "--pixel-size", "0")
+        assert "a pixel size is a number of metres above 0, not 0" in told
+        told = self.refuse(tmp_path / "o", path, "--formats", "shp")
+        assert "'shp' is none of geojson, geojsonseq, gpkg, fgb, parquet (vectors)" in told
 
     def test_a_threshold_for_a_mask(self, tmp_path):
         path = write(tmp_path / "m.tif", blocks())

@@ -5,6 +5,7 @@ What `tilingseg vectorize` calls. A run calls the same writers on its work store
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tilingseg.readers.mask_file import MaskFile
     from tilingseg.readers.mask_zarr import ZarrMask
     from tilingseg.readers.probability_file import ProbabilityFile
+    from tilingseg.records import Georef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,7 @@ def vectorize(
         TilingSegError: the file is no mask, or the outputs cannot be written.
     """
     options = options or VectorizeOptions()
-    if options.classes == ():
-        raise PlanError("no class is named; leave the classes out to get all")
+    _refuse_names(options.classes)
     mask, thresholds = _open(uri, options)
     try:
         names = mask.classes if options.classes is None else options.classes
@@ -83,12 +84,33 @@ def vectorize(
         folder = OutputFolder(path=Path(out_dir or "."), scene=name)
         indexes = tuple(mask.classes.index(name) for name in names)
         folder.check_layers(mask, indexes, options.outputs, overwrite=options.overwrite)
-        results = Results()
+        results = Results(notes=_remarks(mask.georef))
         wanted = Wanted(class_indexes=indexes, thresholds=thresholds)
         write_vectors(mask, wanted, folder, options.outputs, results, progress)
         return results
     finally:
         mask.close()
+
+
+def _refuse_names(classes: tuple[str, ...] | None) -> None:
+    """Refuse class names that no mask can have."""
+    if classes == ():
+        raise PlanError("no class is named; leave the classes out to get all")
+    for name, count in Counter(classes).items():
+        if count > 1:
+            raise PlanError(f"class {name!r} is named {count} times; each class has its own name")
+
+
+def _remarks(georef: Georef) -> list[str]:
+    """Return what the user should know about the place of a mask."""
+    if georef.crs is not None:
+        return []
+    is_map = georef.transform[2] != 0 or georef.transform[5] != 0
+    alone = "; a transform without a CRS is not used" if is_map else ""
+    return [
+        "The mask does not say where it lies (CRS and transform): coordinates are pixels, GeoJSON "
+        f"as QuPath reads it{alone}."
+    ]
 
 
 def _open(

@@ -52,12 +52,15 @@ class OutputOptions:
         Raises:
             PlanError: with the ones that exist.
         """
-        known = (*RASTER_FORMATS, *VECTOR_SUFFIXES)
+        known = (
+            f"{', '.join(VECTOR_SUFFIXES)} (vectors) and {', '.join(RASTER_FORMATS)} (masks of a "
+            "run)"
+        )
         if not self.formats:
-            raise PlanError(f"no output format is named; choose of {', '.join(known)}")
+            raise PlanError(f"no output format is named; choose of {known}")
         for name in self.formats:
-            if name not in known:
-                raise PlanError(f"output format {name!r} is none of {', '.join(known)}")
+            if name not in (*RASTER_FORMATS, *VECTOR_SUFFIXES):
+                raise PlanError(f"output format {name!r} is none of {known}")
         if self.probability and not set(self.formats) & set(RASTER_FORMATS):
             raise PlanError(
                 "probabilities are kept in rasters: add one of the formats "

@@ -63,6 +63,8 @@ class Results:
     """By layer."""
     left_out: Counter[str] = field(default_factory=Counter)
     """By what and why."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know of a mask; a run has told it of its scene."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager

@@ -85,7 +85,7 @@ def test_a_given_pixel_size_wins():
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["gsd_m", "pixel_m"])
 def test_pixel_sizes_must_be_positive(name, value):
-    with pytest.raises(SceneError, match=f"{name} must be"):
+    with pytest.raises(SceneError, match=f"metres above 0, not {value:g}"):
         ReadOptions(**{name: value})
 
 

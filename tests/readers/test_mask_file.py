@@ -64,8 +64,14 @@ class TestGivenNames:
 
     def test_there_is_one_name_for_each_class(self, tmp_path):
         path = write(tmp_path / "m.tif", np.array([[0, 3], [7, 3]], np.uint8))
-        with pytest.raises(SceneError, match=r"2 classes .*\(values 3, 7\); 1 given \(building\)"):
+        with pytest.raises(SceneError, match=r"2 classes \(values 3, 7\) .*; 1 given \(building\)"):
             open_mask(path, names=("building",))
+
+    @pytest.mark.parametrize("names", [("class_9", "road"), ("class_7", "class_9"), ("class_9",)])
+    def test_a_number_is_not_the_name_of_another_value(self, tmp_path, names):
+        path = write(tmp_path / "m.tif", np.array([[0, 3], [5, 3]], np.uint8))
+        with pytest.raises(SceneError, match=f"no class '{names[0]}'; it has class_3, class_5"):
+            open_mask(path, names=names)
 
     def test_an_empty_mask_has_the_named_classes_and_none_of_their_pixels(self, tmp_path):
         mask = open_mask(write(tmp_path / "m.tif", np.zeros((2, 2), np.uint8)), names=("tree",))
@@ -98,7 +104,9 @@ class TestNamedClasses:
             whole(mask)
         mask.close()
 
-    @pytest.mark.parametrize("text", ["{", "[1]", '{"a": "b"}', '{"300": "b"}', '{"-1": "b"}'])
+    @pytest.mark.parametrize(
+        "text", ["{", "[1]", '{"1": "b", "2": "b"}', '{"a": "b"}', '{"300": "b"}', '{"-1": "b"}']
+    )
     def test_a_broken_tag_is_an_error(self, tmp_path, text):
         path = write(tmp_path / "m.tif", np.ones((2, 2), np.uint8), {CLASSES_TAG: text})
         with pytest.raises(SceneError, match=r"m\.tif"):
@@ -113,6 +121,21 @@ class TestOtherMasks:
         assert mask.classes == ("class_7", "class_40", "class_90")
         assert whole(mask).tolist() == [[0, 2, 1], [1, 0, 3]]
         assert whole(mask).dtype == np.uint8
+        mask.close()
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_whole_numbers_may_be_stored_as_floats(self, tmp_path, dtype):
+        path = write(tmp_path / "m.tif", np.array([[0, 3, np.nan], [-9999, 1, 3]], dtype))
+        with pytest.raises(SceneError, match="value -9999.*declare it"):
+            open_mask(path)
+        write(path, np.array([[0, 3, np.nan], [-9999, 1, 3]], dtype), nodata=-9999)
+        mask = open_mask(path)
+        assert mask.classes == ("class_1", "class_3")
+        assert whole(mask).tolist() == [[0, 2, NODATA], [NODATA, 1, 2]]
+        mask.close()
+        write(path, np.array([[0, 3, 3]], dtype), legend(_1="roof", _3="road"))
+        mask = open_mask(path)
+        assert whole(mask).tolist() == [[0, 2, 2]]
         mask.close()
 
     def test_a_mask_in_black_and_white_has_one_class(self, tmp_path):
@@ -190,9 +213,12 @@ class TestWhere:
 
 
 class TestNoMasks:
-    def test_numbers_with_fractions_are_refused(self, tmp_path):
-        with pytest.raises(SceneError, match="float32 values.*threshold"):
-            open_mask(write(tmp_path / "m.tif", np.ones((2, 2), np.float32)))
+    @pytest.mark.parametrize("value", [0.5, np.inf, -3.4e38])
+    def test_numbers_with_fractions_or_without_end_are_refused(self, tmp_path, value):
+        with pytest.raises(
+            SceneError, match=rf"float32 values such as {value:g}".replace("+", r"\+")
+        ):
+            open_mask(write(tmp_path / "m.tif", np.array([[0, 2, value]], np.float32)))
 
     def test_pictures_are_refused(self, tmp_path):
         with pytest.raises(SceneError, match="3 bands; a class mask has one"):

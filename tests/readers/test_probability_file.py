@@ -95,14 +95,25 @@ def test_windows_are_parts_of_the_whole(tmp_path):
     assert (file.read_mask(part) == whole[7:16, 11:24]).all()
 
 
+def test_a_pixel_below_its_threshold_stays_below_and_the_better_class_wins(tmp_path):
+    # 0.3985 and 0.4005 round to the same byte, whose value is 0.4
+    bands = np.array([[[0.3985, 0.4005, 0.9, 0.9]], [[0.0, 0.0, 0.9015, 0.8985]]])
+    file = open_probabilities(write(tmp_path / "p.tif", bands), thresholds=((None, 0.4),))
+    assert file.read_mask(Window(row=0, col=0, height=1, width=4)).tolist() == [[0, 1, 2, 1]]
+
+
 @pytest.mark.parametrize("value", [-0.5, 1.2, 3.0, 255.0])
 def test_other_fractions_are_refused(tmp_path, value):
     bands = np.array([ROAD])
     bands[0, 2, 3] = value
     path = write(tmp_path / "dem.tif", bands)
-    with pytest.raises(SceneError, match=f"such as {value:g}: neither probabilities") as caught:
+    with pytest.raises(SceneError, match=f"such as {value:g} and .*: neither prob") as caught:
         open_probabilities(path)
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_stored_as_floats_are_left_to_masks(tmp_path):
+    assert open_probabilities(write(tmp_path / "m.tif", [3 * np.eye(3, 4)])) is None
 
 
 def test_names_must_fit(tmp_path):
@@ -110,6 +121,9 @@ def test_names_must_fit(tmp_path):
     assert open_probabilities(path, names=("a", "b")).classes == ("a", "b")
     with pytest.raises(SceneError, match=r"2 bands .*1 given \(road\): name all of them"):
         open_probabilities(path, names=("road",))
+    assert open_probabilities(path, names=("class_2",)).classes == ("class_1", "class_2")
+    with pytest.raises(SceneError, match="no class 'class_3'; it has class_1, class_2"):
+        open_probabilities(path, names=("class_3", "b"))
 
 
 @pytest.mark.parametrize(

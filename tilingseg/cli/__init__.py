@@ -227,9 +227,8 @@ def vectorize(mask: str, *, quiet: bool, **wishes: Any) -> None:
         return
     for _, path in results.outputs:
         click.echo(path)
-    print_rows(
-        counted(tuple(results.n_features.items()), tuple(results.left_out.items())), err=True
-    )
+    rows = counted(tuple(results.n_features.items()), tuple(results.left_out.items()))
+    print_rows([*rows, *(("note", note) for note in results.notes)], err=True)
 
 
 @cli.command()

@@ -52,7 +52,11 @@ def write_collection(batches: Iterable[Batch], file: TextIO, layer: Layer) -> tu
 
 def write_sequence(batches: Iterable[Batch], file: TextIO, layer: Layer) -> tuple[int, int]:
     """Write newline-delimited features; as `write_collection`."""
-    return _write(_texts(batches, layer), lambda _, text: file.write(f"{text}\n"))
+    n_written, n_vanished = _write(_texts(batches, layer), lambda _, text: file.write(f"{text}\n"))
+    if not n_written:
+        # RFC 8142 allows any GeoJSON text; in a file of no bytes GDAL and QGIS see no format.
+        file.write('{"type":"FeatureCollection","features":[]}\n')
+    return n_written, n_vanished
 
 
 def _write(texts: Iterable[str | None], put: Callable[[int, str], Any]) -> tuple[int, int]:

@@ -99,7 +99,7 @@ def read_pair(truth: Path, found: Path) -> VectorPair:
 def _read(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".geojsonl" and path.stat().st_size == 0:
-            # A sequence of no features is a file of no bytes, in which GDAL sees no format.
+            # A sequence of no features as GDAL writes it: no bytes, in which it sees no format.
             return geopandas.GeoDataFrame(geometry=[], crs="EPSG:4326")
         if path.suffix.lower() in (".parquet", ".geoparquet"):
             frame = geopandas.read_parquet(path)

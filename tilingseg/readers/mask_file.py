@@ -1,9 +1,9 @@
 """Class masks from raster files: what `tilingseg vectorize` reads.
 
 A mask that this project wrote names its classes in a tag and is taken by its word. Any other raster
-of whole numbers is a mask too: 0 and whatever the file declares invalid are not classes, and every
-other value that occurs is one. To know them, such a file is read once from end to end; what they
-are called is for the caller to say.
+of whole numbers is a mask too, also where they are stored as floats, as raster calculators do: 0
+and whatever the file declares invalid are not classes, and every other value that occurs is one. To
+know them, such a file is read once from end to end; what they are called is for the caller to say.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
+from tilingseg.readers.class_names import class_names
 from tilingseg.readers.gdal_access import (
     fit_cache,
     gdal_settings,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 CLASSES_TAG = "TILINGSEG_CLASSES"
 """JSON object in the file's metadata: mask value → class name."""
 MAX_CLASSES = NODATA - 1
+_LARGEST = 1 << 31
+"""No class has a larger number in a file of floats; what does is nodata that is not declared."""
 _SCAN_ROWS_PX = 512
 _SHOWN = 8
 """Values listed in a message."""
@@ -59,7 +62,8 @@ def open_mask(
     """Open a class mask.
 
     Args:
-        uri: path or URL of a raster with one band of whole numbers (and perhaps an alpha band).
+        uri: path or URL of a raster with one band of whole numbers (and perhaps an alpha band);
+            NaN is nodata.
         pixel_m: ground or physical pixel size, metres, where the file is silent or wrong.
         names: of the classes of a file that does not name them, in the order of their values; left
             aside where one of them is a name that the classes have anyway.
@@ -104,20 +108,35 @@ class _Stored:
         self._is_whole = MaskFlags.all_valid in dataset.mask_flag_enums[0]
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Return the stored values, and which pixels the file declares valid."""
+        """Return the stored values as whole numbers, and which pixels the file declares valid."""
         area = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
             with self._lock, gdal_settings(self._target):
                 values = self.dataset.read(1, window=area)
                 if self._is_whole:
-                    return values, np.ones(values.shape, dtype=np.bool_)
-                valid = self.dataset.read_masks(1, window=area) != 0
+                    valid = np.ones(values.shape, dtype=np.bool_)
+                else:
+                    valid = self.dataset.read_masks(1, window=area) != 0
         except RasterioError as error:
             raise SceneError(
                 f"{self.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
                 f"({reason_of(error)}); the file may be truncated or damaged"
             ) from error
-        return values, valid
+        return (values, valid) if values.dtype.kind in "iu" else self._whole(values, valid)
+
+    def _whole(
+        self, values: NDArray[np.floating], valid: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        valid &= ~np.isnan(values)
+        values = np.where(valid, values, 0)
+        wrong = (values != np.floor(values)) | (np.abs(values) > _LARGEST)
+        if wrong.any():
+            raise SceneError(
+                f"{self.uri} holds {values.dtype} values such as {values[wrong][0]:g}; a class "
+                "mask holds whole numbers, one for each class (cut probabilities at a threshold, "
+                "declare the value of nodata)"
+            )
+        return values.astype(np.int64), valid
 
     def windows(self) -> Iterator[Window]:
         """Yield bands of rows that cover the file and read every block once."""
@@ -205,11 +224,8 @@ def _refuse_other_rasters(uri: str, dataset: Any) -> None:
     if n_data != 1:
         raise SceneError(f"{uri} has {n_data} bands; a class mask has one")
     dtype = np.dtype(dataset.dtypes[0])
-    if dtype.kind not in "iu":
-        raise SceneError(
-            f"{uri} holds {dtype} values; a class mask holds whole numbers, one for each class "
-            "(cut probabilities at a threshold first)"
-        )
+    if dtype.kind not in "iuf":
+        raise SceneError(f"{uri} holds {dtype} values; a class mask holds whole numbers")
 
 
 def _legend_of_tag(uri: str, dataset: Any) -> _Legend | None:
@@ -220,8 +236,12 @@ def _legend_of_tag(uri: str, dataset: Any) -> _Legend | None:
         names = {int(value): str(name) for value, name in json.loads(text).items()}
     except (ValueError, AttributeError) as error:
         raise SceneError(f"{uri}: the tag {CLASSES_TAG} is no JSON object of values") from error
-    values = tuple(sorted(value for value in names if value != BACKGROUND))
-    if values and values[-1] > np.iinfo(dataset.dtypes[0]).max:
+    names.pop(BACKGROUND, None)
+    values = tuple(sorted(names))
+    if len(set(names.values())) < len(names):
+        raise SceneError(f"{uri}: the tag {CLASSES_TAG} gives one name to several values")
+    dtype = np.dtype(dataset.dtypes[0])
+    if values and values[-1] > (_LARGEST if dtype.kind == "f" else np.iinfo(dtype).max):
         raise SceneError(
             f"{uri}: the tag {CLASSES_TAG} names {values[-1]}, which no pixel can hold"
         )
@@ -249,18 +269,12 @@ def _legend_of_values(stored: _Stored) -> _Legend:
 
 def _named(uri: str, legend: _Legend, names: tuple[str, ...]) -> _Legend:
     """Give the classes of a file names."""
-    if not names or set(names) & set(legend.names):
-        return legend
     if not legend.names:  # no pixel has a class: all that are asked for are empty
         return replace(legend, values=tuple(range(1, len(names) + 1)), names=names)
-    if len(names) != len(legend.names):
-        values = ", ".join(str(value) for value in legend.values[:_SHOWN])
-        raise SceneError(
-            f"{uri} has {len(legend.values)} classes without names (values {values}"
-            f"{', …' if len(legend.values) > _SHOWN else ''}); {len(names)} given "
-            f"({', '.join(names)}): name all of them, in the order of the values"
-        )
-    return replace(legend, names=names)
+    values = ", ".join(str(value) for value in legend.values[:_SHOWN])
+    values += ", …" if len(legend.values) > _SHOWN else ""
+    what = f"{len(legend.values)} classes (values {values})"
+    return replace(legend, names=class_names(uri, legend.names, names, what))
 
 
 def _checked(uri: str, legend: _Legend) -> _Legend:

@@ -4,8 +4,8 @@ One band a class, fractions in 0…1, or bytes whose declared scale makes them s
 with `--probability`). The mask follows from them as in a run: the class above its threshold with
 the highest probability. Sub-pixel outlines and confidences follow too, which a mask cannot give.
 
-Nothing else is taken for a probability: a float raster with other values is refused before anything
-is written, for which it is read once from end to end.
+A float raster is read once from end to end: one with whole numbers beyond 1 is left to masks, and
+one with other values is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
+from tilingseg.readers.class_names import class_names
 from tilingseg.readers.gdal_access import (
     fit_cache,
     gdal_settings,
@@ -76,30 +77,66 @@ def open_probabilities(
     try:
         refuse_container(dataset, target.uri)
         bands = [k for k, kind in enumerate(dataset.colorinterp, 1) if kind != ColorInterp.alpha]
-        if not all(_is_fraction(dataset, band) for band in bands):
+        source = _Source(target=fit_cache(target, dataset), dataset=dataset, bands=tuple(bands))
+        if not all(_is_fraction(dataset, band) for band in bands) or source.is_mask():
             dataset.close()
             return None
         classes = _names(target.uri, dataset, bands, names or ())
         stated = stated_levels(dataset.tags().get(THRESHOLDS_TAG, ""), len(bands))
-        own = dict(zip(classes, stated, strict=True))
-        file = ProbabilityFile(
-            _Source(target=fit_cache(target, dataset), dataset=dataset, bands=tuple(bands)),
-            georef_of(target.uri, dataset, pixel_m),
-            classes,
-            _levels(target.uri, own, thresholds),
-        )
-        file.check()
+        levels = _levels(target.uri, dict(zip(classes, stated, strict=True)), thresholds)
+        return ProbabilityFile(source, georef_of(target.uri, dataset, pixel_m), classes, levels)
     except SceneError:
         dataset.close()
         raise
-    return file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Source:
+    """An open file, for one thread at a time."""
+
     target: GdalTarget
     dataset: Any
     bands: tuple[int, ...]
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return what is stored, (classes, height, width), and where all bands hold data."""
+        area = RasterioWindow(window.col, window.row, window.width, window.height)
+        try:
+            with gdal_settings(self.target):
+                values = self.dataset.read(self.bands, window=area)
+                valid = (self.dataset.read_masks(self.bands, window=area) != 0).all(axis=0)
+        except RasterioError as error:
+            raise SceneError(
+                f"{self.target.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
+                f"({reason_of(error)}); the file may be truncated or damaged"
+            ) from error
+        if values.dtype.kind == "f":
+            valid &= ~np.isnan(values).any(axis=0)
+        return values, valid
+
+    def is_mask(self) -> bool:
+        """Tell whether floats are whole numbers beyond 1, and so no probabilities.
+
+        Raises:
+            SceneError: they are neither whole numbers nor probabilities.
+        """
+        if np.dtype(self.dataset.dtypes[0]).kind != "f":
+            return False
+        beyond, broken = [], []
+        height, width = self.dataset.shape
+        for row in range(0, height, _SCAN_ROWS_PX):
+            rows = min(_SCAN_ROWS_PX, height - row)
+            stored, valid = self.read(Window(row=row, col=0, height=rows, width=width))
+            values = stored[:, valid]
+            beyond += values[(values < -_SLACK) | (values > 1 + _SLACK)][:1].tolist()
+            broken += values[values != np.floor(values)][:1].tolist()
+            if beyond and broken:
+                raise SceneError(
+                    f"{self.target.uri} holds {values.dtype} values such as {beyond[0]:g} and "
+                    f"{broken[0]:g}: neither probabilities, which lie in 0…1, nor whole numbers, "
+                    "one for each class"
+                )
+        return bool(beyond)
 
 
 class ProbabilityFile:
@@ -119,7 +156,7 @@ class ProbabilityFile:
         self.thresholds = thresholds
         """Probability from which a pixel belongs to each class."""
         self._lock = threading.Lock()
-        self._last: tuple[Window, NDArray[np.uint8], NDArray[np.bool_]] | None = None
+        self._last: tuple[Window, NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     @property
     def height(self) -> int:
@@ -147,15 +184,7 @@ class ProbabilityFile:
         Raises:
             SceneError: the window cannot be read.
         """
-        values, valid = self._read(window)
-        best = np.zeros(values.shape[1:], np.uint8)
-        labels = np.full(values.shape[1:], BACKGROUND, np.uint8)
-        for index, (band, threshold) in enumerate(zip(values, self.thresholds, strict=True)):
-            wins = (band >= 255 * threshold) & (band > best)
-            labels[wins] = index + 1
-            best[wins] = band[wins]
-        labels[~valid] = NODATA
-        return labels
+        return self._read(window)[1]
 
     def read_probability(self, class_index: int, window: Window) -> NDArray[np.uint8]:
         """Return the class's probability, uint8 (height, width), 255 = 1.
@@ -166,24 +195,12 @@ class ProbabilityFile:
         band: NDArray[np.uint8] = self._read(window)[0][class_index]
         return band
 
-    def check(self) -> None:
-        """Read the file from end to end and see that it holds probabilities.
-
-        Raises:
-            SceneError: with a value that is none.
-        """
-        if np.dtype(self._source.dataset.dtypes[0]).kind != "f":
-            return
-        for row in range(0, self.height, _SCAN_ROWS_PX):
-            height = min(_SCAN_ROWS_PX, self.height - row)
-            self._decode(Window(row=row, col=0, height=height, width=self.width))
-
     def close(self) -> None:
         """Close the file."""
         self._source.dataset.close()
 
-    def _read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Return uint8 (classes, height, width) and where all bands hold data; kept for a while.
+    def _read(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return probabilities (classes, height, width) and mask of a window; kept for a while.
 
         The mask and the probabilities of a window are asked for one after the other.
         """
@@ -192,30 +209,25 @@ class ProbabilityFile:
                 self._last = (window, *self._decode(window))
             return self._last[1], self._last[2]
 
-    def _decode(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        dataset, bands = self._source.dataset, self._source.bands
-        area = RasterioWindow(window.col, window.row, window.width, window.height)
-        try:
-            with gdal_settings(self._source.target):
-                values = dataset.read(bands, window=area)
-                valid = (dataset.read_masks(bands, window=area) != 0).all(axis=0)
-        except RasterioError as error:
-            raise SceneError(
-                f"{self._source.target.uri}: rows {window.row}…{window.row_stop - 1} cannot be "
-                f"read ({reason_of(error)}); the file may be truncated or damaged"
-            ) from error
+    def _decode(self, window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        values, valid = self._source.read(window)
         if values.dtype == np.uint8:
-            return values, valid
-        valid &= ~np.isnan(values).any(axis=0)
-        values = np.where(valid, values, 0)
-        wrong = (values < -_SLACK) | (values > 1 + _SLACK)
-        if wrong.any():
-            raise SceneError(
-                f"{self._source.target.uri} holds {values.dtype} values such as "
-                f"{values[wrong][0]:g}: neither probabilities, which lie in 0…1, nor whole "
-                "numbers, one for each class (gdal_translate -ot Byte makes those)"
-            )
-        return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8), valid
+            return values, self._cut(values, valid, 255)
+        values = np.where(valid, np.clip(values, 0, 1), 0)
+        # cut before they are rounded: a pixel just below its threshold stays below
+        mask = self._cut(values, valid, 1)
+        return np.round(values * 255).astype(np.uint8), mask
+
+    def _cut(self, values: NDArray[Any], valid: NDArray[np.bool_], one: int) -> NDArray[np.uint8]:
+        """Return the class above its threshold with the highest probability, where `one` is 1."""
+        best = np.zeros(valid.shape, values.dtype)
+        labels = np.full(valid.shape, BACKGROUND, np.uint8)
+        for index, (band, threshold) in enumerate(zip(values, self.thresholds, strict=True)):
+            wins = (band >= one * threshold) & (band > best)
+            labels[wins] = index + 1
+            best[wins] = band[wins]
+        labels[~valid] = NODATA
+        return labels
 
 
 def _is_fraction(dataset: Any, band: int) -> bool:
@@ -228,14 +240,10 @@ def _names(uri: str, dataset: Any, bands: list[int], given: tuple[str, ...]) -> 
     described = [dataset.descriptions[band - 1] for band in bands]
     if all(described) and len(set(described)) == len(described):
         return tuple(described)
-    if not given:
-        given = tuple(f"class_{index}" for index in range(1, len(bands) + 1))
-    if len(given) != len(bands) or len(bands) > MAX_CLASSES:
-        raise SceneError(
-            f"{uri} has {len(bands)} bands of probabilities without names, one for each class "
-            f"(at most {MAX_CLASSES}); {len(given)} given ({', '.join(given)}): name all of them"
-        )
-    return given
+    if len(bands) > MAX_CLASSES:
+        raise SceneError(f"{uri} has {len(bands)} bands; at most {MAX_CLASSES} can be classes")
+    numbered = tuple(f"class_{index}" for index in range(1, len(bands) + 1))
+    return class_names(uri, numbered, given, f"{len(bands)} bands of probabilities")
 
 
 def stated_levels(text: str, count: int) -> tuple[float, ...]:

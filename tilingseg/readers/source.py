@@ -51,9 +51,9 @@ class ReadOptions:
                 f"{len(self.bands)} bands were chosen ({_listed(self.bands)}), but the model needs "
                 f"{len(self.band_names)} ({', '.join(self.band_names)})"
             )
-        for name, value in (("gsd_m", self.gsd_m), ("pixel_m", self.pixel_m)):
+        for value in (self.gsd_m, self.pixel_m):
             if value is not None and not 0 < value < float("inf"):
-                raise SceneError(f"{name} must be a number of metres above 0, got {value}")
+                raise SceneError(f"a pixel size is a number of metres above 0, not {value:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
