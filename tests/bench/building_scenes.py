@@ -14,11 +14,11 @@ import shapely
 from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
 from shapely import affinity
-from shapely.geometry import Polygon, box
+from shapely.geometry import Point, Polygon, box
 
 KINDS = (
     "rectangle", "L", "T", "U", "Z", "courtyard", "chamfer", "wing 45", "trapezoid", "free quad",
-    "hexagon", "tank", "shed",
+    "hexagon", "octagon", "tank", "oval", "half round", "shed",
 )  # fmt: skip
 TOWN = ("house", "house", "house", "L house", "shed")
 """What stands in a dense town."""
@@ -83,14 +83,25 @@ def one(kind: str, rng: np.random.Generator) -> Polygon:
     if kind == "free quad":
         corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * [w / 2, h / 2]
         return Polygon(corners + rng.uniform(-0.14, 0.14, (4, 2)) * min(w, h))
-    if kind in ("hexagon", "tank"):
-        n, r = (6, rng.uniform(7, 12)) if kind == "hexagon" else (180, rng.uniform(3.5, 12))
-        t = np.arange(n) / n * 2 * np.pi
-        return Polygon(np.stack([r * np.cos(t), r * np.sin(t)], axis=1))
+    if kind in ("hexagon", "octagon", "tank", "oval", "half round"):
+        return one_round(kind, rng)
     if kind == "shed":
         w, h = 4, rng.uniform(4, 6)
         return box(-w / 2, -h / 2, w / 2, h / 2)
     return rect
+
+
+def one_round(kind: str, rng: np.random.Generator) -> Polygon:
+    """Draw one building with more than four sides around, or none."""
+    if kind == "oval":
+        return affinity.scale(Point(0, 0).buffer(1, quad_segs=32), *rng.uniform((8, 5), (16, 8)))
+    if kind == "half round":
+        r = rng.uniform(5, 9)
+        return box(-15, -r, 5, r).union(Point(5, 0).buffer(r, quad_segs=32))
+    n = {"hexagon": 6, "octagon": 8, "tank": 180}[kind]
+    r = rng.uniform(3.5, 12) if kind == "tank" else rng.uniform(7, 12)
+    t = np.arange(n) / n * 2 * np.pi
+    return Polygon(np.stack([r * np.cos(t), r * np.sin(t)], axis=1))
 
 
 def row_of_houses(rng: np.random.Generator) -> list[Polygon]:

@@ -115,8 +115,9 @@ regularize_option = click.option(
     "--regularize",
     type=click.Choice(["off", "auto", "strict"]),
     default="auto",
-    help="Right angles of building footprints. off: none, traced outlines; auto: where the outline "
-    "agrees; strict: everywhere.",
+    help="Walls of building footprints. off: traced outlines without the steps of pixels; auto: "
+    "right angles, and diagonals and ovals where the outline asks for them; strict: right angles, "
+    "or the outline where they do not fit.",
 )
 
 engine_options = _together(

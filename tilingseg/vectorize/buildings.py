@@ -54,9 +54,9 @@ class BuildingOptions:
     """How footprints are made."""
 
     regularize: Regularize = "auto"
-    """`auto`: right angles, with diagonals, free directions and circles where the outline asks for
+    """`auto`: right angles, with diagonals, free directions and ovals where the outline asks for
     them; `strict`: right angles alone, and the outline where they cannot follow it; `off`: the
-    traced outline, simplified."""
+    traced outline without the steps of pixels."""
     threshold: float = 0.5
     """Probability from which a pixel belongs to the class, in (0, 1)."""
     min_area_m2: float = 4.0

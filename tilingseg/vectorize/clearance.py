@@ -28,6 +28,11 @@ _CELL_PX = 5
 _SLACK_PX = 1 / 1024
 """Kept between footprints of different shapes, so that rounding in map units cannot close it."""
 _SIDE_PX = 1 + 2 * _SLACK_PX
+_NEAR_PX = 12.0
+"""A wall is to blame for a pixel no farther away than this: a footprint may leave its shape by half
+of it, and a cell reaches as far."""
+_BOXES = 4096
+"""Pixels that are compared with the walls near to them at a time."""
 
 
 def barred_pixels(own: NDArray[np.bool_], around: Surroundings) -> NDArray[np.intp]:
@@ -137,14 +142,10 @@ def _step_back(footprint: Polygon, boxes: NDArray[np.object_]) -> Polygon | None
     edges = np.concatenate([np.diff(ring, axis=0) for ring in rings])
     normals = np.stack([-edges[:, 1], edges[:, 0]], axis=1)
     normals /= np.hypot(normals[:, :1], normals[:, 1:])
-    offsets = np.einsum("ec,ec->e", normals, np.concatenate([ring[:-1] for ring in rings]))
-    corners = shapely.get_coordinates(boxes).reshape(len(boxes), 5, 2)[:, :4]
-    # Inside is on the left of every edge: a box is out when all of it is on the right of one.
-    depth = (corners @ normals.T).max(1) - offsets
-    blamed = depth.argmin(1)
-    shift = np.zeros(len(edges))
-    np.maximum.at(shift, blamed, np.maximum(0, depth[np.arange(len(boxes)), blamed]))
-    offsets = offsets + shift
+    starts = np.concatenate([ring[:-1] for ring in rings])
+    offsets = np.einsum("ec,ec->e", normals, starts)
+    segments = np.asarray(shapely.linestrings(np.stack([starts, starts + edges], axis=1)))
+    offsets = offsets + _shifts(shapely.STRtree(segments), normals, boxes)
     moved, first = [], 0
     for ring in rings:
         wall = np.arange(first, first + len(ring) - 1)
@@ -158,6 +159,30 @@ def _step_back(footprint: Polygon, boxes: NDArray[np.object_]) -> Polygon | None
         moved.append(np.stack([a * by - b * ay, b * ax - a * bx], axis=1) / determinant[:, None])
     result = Polygon(moved[0], moved[1:])
     return result if result.is_valid and result.area > 0.5 * footprint.area else None
+
+
+def _shifts(
+    walls: shapely.STRtree, normals: NDArray[np.float64], boxes: NDArray[np.object_]
+) -> NDArray[np.float64]:
+    """Return how far each wall must move inward, px.
+
+    Args:
+        walls: segments with the inside on their left.
+        normals: float64 (walls, 2), unit vectors inward.
+        boxes: pixels that must lie outside.
+    """
+    shift = np.zeros(len(normals))
+    starts = shapely.get_coordinates(walls.geometries)[::2]
+    for first in range(0, len(boxes), _BOXES):
+        some = boxes[first : first + _BOXES]
+        box, wall = walls.query(some, predicate="dwithin", distance=_NEAR_PX)
+        corners = shapely.get_coordinates(some).reshape(len(some), 5, 2)[box, :4]
+        # A box is out when all of it is on the right of one of them: the one that needs the least.
+        depth = np.einsum("kpc,kc->kp", corners - starts[wall][:, None], normals[wall]).max(1)
+        order = np.lexsort((wall, depth, box))
+        least = order[np.flatnonzero(np.diff(box[order], prepend=-1))]
+        np.maximum.at(shift, wall[least], depth[least])
+    return shift
 
 
 def _largest(geometry: shapely.Geometry, traced: Polygon) -> Polygon:

@@ -1,4 +1,4 @@
-"""What fits a ring of boundary points best: walls, at what price, or a circle.
+"""What fits a ring of boundary points best: walls, at what price, or a circle or an ellipse.
 
 The price of a wall follows from how rough the outline is. A ring that strays from its walls is
 fitted once more at a lower price. All rings of a batch are fitted together; which of them belong
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilingseg.vectorize.circles import fit_circles
 from tilingseg.vectorize.outlines import Moments, Outlines, roughness, turning_points
+from tilingseg.vectorize.ovals import fit_circles, fit_ellipses
 from tilingseg.vectorize.partition import FREE, Breaks, Walls, partition
 from tilingseg.vectorize.ragged import first_largest, offsets_of, replaced, spread, totals
 from tilingseg.vectorize.walls import (
@@ -41,14 +41,16 @@ _TRIM_PX = 2.0
 _REACH_PX = 5.0
 """How far a corner may lie outside the traced outline."""
 _MIN_RADIUS_PX = 4.0
-"""A smaller circle cannot be told from a square with rounded corners."""
+"""A rounder shape that is narrower cannot be told from a square with rounded corners."""
 _ROUND = 3.0
-"""A circle strays from its points by no more than this times what the outline does locally, px²
+"""An oval strays from its points by no more than this times what the outline does locally, px²
 each ..."""
 _ROUND_PX2 = 0.5
 """... or by this, for wobble is longer than what is local."""
 _CIRCLE_PRICE = 5
 """A circle has fewer parameters than four walls but is rarer: the price of five."""
+_ELLIPSE_PRICE = 7
+"""Two parameters more."""
 
 _PRICE_PX2 = 6.0
 """Price of a wall in a clean outline: a jog of 2 px pays for itself from about 8 px of length."""
@@ -64,15 +66,20 @@ _STRAY_PX = 0.8
 """Root mean square distance between outline and walls that wobble explains."""
 _GAIN_PX = 0.1
 """... and by how much the second fit must be nearer."""
-_MOST_SIDES = 6
+_STAIRCASE_PX = 0.33
+"""The same for what steps of pixels explain, in any direction ..."""
+_GAIN_SHARE = 0.6
+"""... and the share of it that the second fit must come down to: a few more walls follow a shape
+that is there, but not noise."""
+_MOST_SIDES = 8
 """What looks round and has no more sides than this is a polygon ..."""
 _SIDES_GAIN = 0.7
-"""... if the outline strays from them by less than this share of what it does from a circle."""
+"""... if the outline strays from them by less than this share of what it does from an oval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fit:
-    """Walls, or a circle, through every ring."""
+    """Walls, or an oval, through every ring."""
 
     outlines: Outlines
     """In the main frames."""
@@ -87,23 +94,23 @@ class Fit:
     stray_px: NDArray[np.float64]
     """Root mean square distance of each ring's boundary points from their walls; infinite where
     there are none."""
-    circles: dict[int, Points]
+    ovals: dict[int, Points]
     """Corners of the rings that are round, float64 (2, k)."""
 
     def corners_of_ring(self, ring: int, corners: Points) -> Points:
-        """Return those of a ring among the corners of all walls; those of its circle if round."""
+        """Return those of a ring among the corners of all walls; those of its oval if round."""
         first, last = self.walls.offsets[ring], self.walls.offsets[ring + 1]
-        return self.circles.get(ring, corners[:, first:last])
+        return self.ovals.get(ring, corners[:, first:last])
 
 
 def fit_rings(outlines: Outlines, kinds: NDArray[np.bool_], may_be_round: NDArray[np.bool_]) -> Fit:
-    """Fit walls, or circles, to rings.
+    """Fit walls, or ovals, to rings.
 
     Args:
         outlines: in their main frames, px.
         kinds: bool (9,), which kinds of wall are allowed; without free ones, rings whose angles are
             not all right are not fitted.
-        may_be_round: bool (rings,), whether circles are allowed.
+        may_be_round: bool (rings,), whether ovals are allowed.
     """
     places, counts = turning_points(outlines, _BREAK_TOLERANCE_PX)
     start = _middles_of_walls(outlines, places, counts)
@@ -114,10 +121,10 @@ def fit_rings(outlines: Outlines, kinds: NDArray[np.bool_], may_be_round: NDArra
     price = _prices(rough, outlines.n_points)
     fit = _fit_walls(outlines, moments, breaks, kinds, price)
     if may_be_round.any():
-        fit = _with_circles(fit, may_be_round, price, rough)
+        fit = _with_ovals(fit, may_be_round, price, rough)
     strict = not kinds[FREE]
-    again = ~(fit.stray_px <= _STRAY_PX)
-    again[list(fit.circles)] = True
+    again = ~(fit.stray_px <= _STAIRCASE_PX)
+    again[list(fit.ovals)] = True
     if strict:
         again |= ~are_right(fit.walls, fit.corners)
     rings = np.flatnonzero(again)
@@ -139,8 +146,9 @@ def _is_better(finer: Fit, fit: Fit, rings: Indexes, strict: bool) -> NDArray[np
     before, now = fit.stray_px[rings], finer.stray_px
     # The sides of a hexagon are dear; a tank would take more of them and gain little.
     has_sides = (finer.walls.counts <= _MOST_SIDES) & (now < _SIDES_GAIN * before)
-    is_round = np.isin(rings, list(fit.circles))
-    return np.where(is_round, has_sides, np.isfinite(now) & (now < before - _GAIN_PX))
+    is_round = np.isin(rings, list(fit.ovals))
+    nearer = (now < _GAIN_SHARE * before) | ((before > _STRAY_PX) & (now < before - _GAIN_PX))
+    return np.where(is_round, has_sides, np.isfinite(now) & nearer)
 
 
 def settled_corners(
@@ -183,7 +191,7 @@ def _fit_walls(
         corners=corners,
         evidence=lines.evidence,
         stray_px=strays(outlines, walls, corners),
-        circles={},
+        ovals={},
     )
 
 
@@ -200,28 +208,33 @@ def _with_rings(fit: Fit, rings: Indexes, other: Fit, chosen: Indexes) -> Fit:
         corners=corners[:, place],
         evidence=evidence,
         stray_px=stray_px,
-        circles={ring: fit.circles[ring] for ring in fit.circles.keys() - set(rings.tolist())},
+        ovals={ring: fit.ovals[ring] for ring in fit.ovals.keys() - set(rings.tolist())},
     )
 
 
-def _with_circles(
+def _with_ovals(
     fit: Fit,
     may_be_round: NDArray[np.bool_],
     price: NDArray[np.float64],
     rough: NDArray[np.float64],
 ) -> Fit:
-    """Return the fit with circles where they are cheaper than walls."""
-    found = fit_circles(fit.outlines)
+    """Return the fit with circles and ellipses where they are cheaper than walls."""
     n = fit.outlines.n_points
-    is_round = may_be_round & (found.radius_px >= _MIN_RADIUS_PX)
-    is_round &= found.squares <= n * np.maximum(_ROUND * rough, _ROUND_PX2)
-    is_round &= found.squares + _CIRCLE_PRICE * price < fit.walls.cost
-    return replace(
-        fit,
-        evidence=np.where(is_round, 0, fit.evidence),
-        stray_px=np.where(is_round, np.sqrt(found.squares / n), fit.stray_px),
-        circles={ring: found.polygon(ring) for ring in np.flatnonzero(is_round).tolist()},
-    )
+    cost, stray_px = fit.walls.cost, fit.stray_px
+    ovals: dict[int, Points] = {}
+    for found, share in (
+        (fit_circles(fit.outlines), _CIRCLE_PRICE),
+        (fit_ellipses(fit.outlines), _ELLIPSE_PRICE),
+    ):
+        cheaper = may_be_round & (found.squares + share * price < cost)
+        cheaper &= found.radii_px.min(1) >= _MIN_RADIUS_PX
+        cheaper &= found.squares <= n * np.maximum(_ROUND * rough, _ROUND_PX2)
+        cost = np.where(cheaper, found.squares + share * price, cost)
+        stray_px = np.where(cheaper, np.sqrt(found.squares / n), stray_px)
+        ovals |= {ring: found.polygon(ring) for ring in np.flatnonzero(cheaper).tolist()}
+    evidence = fit.evidence.copy()
+    evidence[list(ovals)] = 0
+    return replace(fit, evidence=evidence, stray_px=stray_px, ovals=ovals)
 
 
 def _prices(rough: NDArray[np.float64], n_points: Indexes) -> NDArray[np.float64]:

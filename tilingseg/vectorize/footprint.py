@@ -1,8 +1,9 @@
-"""Traced polygons become footprints: right angles, diagonals, courtyards, round tanks.
+"""Traced polygons become footprints: right angles, diagonals, courtyards, round tanks, oval halls.
 
 Every ring is fitted by `fits`, the courtyards in the frame of the shell. A fit is kept where it
 describes the traced outline well (see `_accepted`); otherwise the walls are fitted without a common
-frame, and where even that fails the traced outline is simplified. The results are always valid.
+frame, and where even that fails the traced outline loses no more than the steps of its pixels. The
+results are always valid.
 
 All polygons of a batch take each step together, since a step costs little more for a hundred rings
 than for one. A footprint does not depend on its company, to the last bit.
@@ -26,7 +27,7 @@ from tilingseg.vectorize.outlines import (
     turning_points,
 )
 from tilingseg.vectorize.partition import FREE
-from tilingseg.vectorize.ragged import first_largest, spread
+from tilingseg.vectorize.ragged import first_largest, offsets_of, spread
 from tilingseg.vectorize.walls import main_directions
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ _MIN_POINTS = 8
 """A ring of fewer boundary points has no direction to speak of."""
 _HOPELESS_PX = 1.0
 """Root mean square distance from which on the walls do not describe the outline."""
+_STEP_PX = 0.7
+"""Simplification of an outline that keeps its own shape."""
 _MAX_LOSS = 0.1
-"""Share of the area that simplification may change."""
+"""Share of the area that this may change."""
 
 _ALL = np.ones(9, bool)
 _RIGHT = np.arange(9) % 2 == 0
@@ -93,9 +96,9 @@ def fit_footprints(
 
     Args:
         parts: the polygons.
-        regularize: `auto`: right angles, and diagonals, free directions and circles where the
+        regularize: `auto`: right angles, and diagonals, free directions and ovals where the
             outline asks for them; `strict`: right angles alone, and the outline where they cannot
-            follow it; `off`: the outline, simplified.
+            follow it; `off`: the outline. Outlines are those of `without_steps`.
         scale: relative size of a pixel along x and y on the ground: right angles are right there.
 
     Returns:
@@ -123,14 +126,25 @@ def fit_footprints(
             result[left[good]] = placed[good]
             left = left[~good]
     missing = np.flatnonzero(shapely.is_missing(result))
-    result[missing] = simplified(traced[missing])
+    if len(missing):
+        result[missing] = without_steps(traced[missing])
     return result.tolist()
 
 
-def simplified(polygons: NDArray[np.object_], tolerance_px: float = 1.0) -> NDArray[np.object_]:
-    """Simplify polygons without changing their topology."""
-    result = shapely.simplify(polygons, tolerance_px, preserve_topology=True)
-    # A tolerance of a pixel can halve what is only a few pixels large.
+def without_steps(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Return traced polygons without the steps of pixels: nearer to the truth, with fewer corners.
+
+    The middles of pixel edges lie nearer to a smooth outline than their ends.
+    """
+    rings, part = shapely.get_rings(polygons, return_index=True)
+    outlines, _ = boundary_points(rings)
+    n = outlines.n_points
+    ring, place = spread(n + 1)
+    points = outlines.points[:, outlines.offsets[ring] + place % n[ring]]
+    levels = offsets_of(n + 1), offsets_of(np.bincount(part, minlength=len(polygons)))
+    result = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points.T, levels)
+    result = shapely.simplify(result, _STEP_PX, preserve_topology=True)
+    # The corners that are lost are much of what is only a few pixels large.
     area = shapely.area(polygons)
     kept = (np.abs(shapely.area(result) - area) <= _MAX_LOSS * area) & shapely.is_valid(result)
     return np.asarray(np.where(kept, result, polygons))

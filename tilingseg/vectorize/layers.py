@@ -49,8 +49,9 @@ class VectorOptions:
     """How masks become vectors."""
 
     regularize: Regularize = "auto"
-    """`auto`: footprints with right angles where the outline agrees; `strict`: everywhere;
-    `off`: outlines as they were traced, simplified."""
+    """`auto`: footprints with right angles where the outline agrees, diagonals and ovals where it
+    asks for them; `strict`: right angles or the outline, nothing between; `off`: outlines as they
+    were traced, without the steps of pixels."""
     workers: int = field(default_factory=_usable_cpus)
     """Processes that fit footprints; the result does not depend on it. [default: as many as there
     are processors for this process, 8 at most]"""
