@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from torch import nn
+
+_PATIENCE = timedelta(hours=6)
+"""The others wait for the first one while it validates; by default they give up in 10 minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,7 @@ def join_group() -> Group:
     gpu = torch.cuda.is_available()
     if not distributed.is_torchelastic_launched():
         return Group(rank=0, size=1, device=torch.device("cuda" if gpu else "cpu"))
-    distributed.init_process_group("nccl" if gpu else "gloo")
+    distributed.init_process_group("nccl" if gpu else "gloo", timeout=_PATIENCE)
     device = torch.device("cpu")
     if gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
