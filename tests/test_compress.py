@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tilingseg.compress import CompressOptions, compress, compression_table
+from tilingseg.compress import CompressOptions, _Compression, compress, compression_table
 from tilingseg.errors import ModelError, TrainingError
 from tilingseg.infer.runtimes import is_installed
-from tilingseg.model.load import load_model, save_model
+from tilingseg.model.load import load_model, load_trainable, save_model
 from tilingseg.model.spec import METADATA_KEY, ModelSpec
 from tilingseg.model.unet import UNet, UNetOptions
+from tilingseg.progress import silent
 from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
 
 pytestmark = pytest.mark.skipif(
@@ -145,6 +146,21 @@ def test_forms_can_be_written_without_measuring_their_iou(model, recipe, data, t
     assert [form.iou for form in found] == [(), ()]
     assert not (tmp_path / "out" / "runs").exists()
     assert load_model(tmp_path / "out" / "houses-int8.safetensors").spec.activation_ranges
+
+
+def test_another_model_in_the_same_folder_is_fine_tuned_anew(model, recipe, data, tmp_path):
+    options = CompressOptions(prune=0.4, steps=1)
+    job = _Compression(recipe=recipe, data=data, out=tmp_path, options=options, progress=silent)
+    spec, other = load_trainable(model)
+    with torch.no_grad():
+        other.head.weight.mul_(2)
+    save_model(tmp_path / "other.safetensors", other, spec)
+    heads = []
+    for name in (model, tmp_path / "other.safetensors", model):
+        pruned = load_trainable(job.pruned(name))[1]
+        heads.append(pruned.head.weight.abs().max().item())
+    assert heads[1] > 1.5 * heads[0] == 1.5 * heads[2]
+    assert len(list(tmp_path.glob("fine_tuning-*"))) == 2  # the third was gone on with
 
 
 def test_wishes_that_cannot_be_met_are_refused(model, recipe, data, tmp_path):

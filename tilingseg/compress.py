@@ -12,6 +12,7 @@ that of whole runs over the recipe's held-out areas, stitched, as `evaluate` mea
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -215,10 +216,12 @@ class _Compression:
         recipe = replace(
             self.recipe, name=name, network=chosen, start=str(start), schedule=schedule
         )
+        # What was begun is gone on with, but only for the same channels by the same recipe.
+        job = hashlib.sha256(start.read_bytes() + repr(recipe).encode()).hexdigest()[:12]
         return train(
             recipe,
             self.data,
-            self.out / "fine_tuning",
+            self.out / f"fine_tuning-{job}",
             resume=True,
             progress=lambda done, total, _loss: self.progress("fine-tune", done, total),
         )
