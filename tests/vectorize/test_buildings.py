@@ -230,6 +230,17 @@ def test_speckle_takes_memory_in_proportion_to_its_size():
     assert peaks[1] < 6 * peaks[0]
 
 
+def test_the_confidence_of_a_part_is_its_own():
+    sure, doubtful = box(20, 20, 60, 60), box(60, 20, 100, 60)
+    probability = 250 * burn(sure) + 150 * burn(doubtful)
+    probability[20:60, 59:61] = 80
+    mask = Mask(probability > 70, probability)
+    made = fit(mask, BuildingOptions(threshold=0.3))
+    found = sorted((round(f.geometry.centroid.x), f.confidence) for f in made)
+    assert [x for x, _ in found] == [40, 80]
+    assert [c for _, c in found] == pytest.approx([0.96, 0.58], abs=0.02)
+
+
 def test_strict_keeps_the_outline_of_what_has_no_right_angles():
     t = np.arange(6) * np.pi / 3 + 0.2
     hexagon = Polygon(60 + 35 * np.stack([np.cos(t), np.sin(t)], axis=1))

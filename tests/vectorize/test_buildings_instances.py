@@ -170,7 +170,7 @@ def test_blocks_put_together_equal_the_mask():
 
 def test_overlaps_go_to_the_first():
     first, second = box(0, 0, 10, 10), box(6.3, 2.1, 20, 8.7)
-    one, other = dissolve_overlaps([first, second])
+    (_, one), (_, other) = dissolve_overlaps([first, second])
     assert one.symmetric_difference(first).area < 1e-2
     assert other.symmetric_difference(second.difference(first)).area < 1e-2
     assert one.intersection(other).area == 0

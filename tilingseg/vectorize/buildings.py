@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import shapely
+from affine import Affine
+from rasterio.features import rasterize
 
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Feature
@@ -180,23 +182,24 @@ def _fit_batch(
     parts = [part for shape in taken_apart for part in shape.parts]
     fitted = iter(fit_footprints(parts, options.regularize, ground.scale))
     found: list[Polygon] = []
-    owners: list[Shape] = []
+    owners: list[tuple[Shape, float | None]] = []
     for task, shape in zip(batch, taken_apart, strict=True):
         polygons = [
             keep_clear(polygon, part.polygon, shape.barred)
             for part, polygon in zip(shape.parts, fitted, strict=False)
         ]
-        found += polygons if len(polygons) == 1 else dissolve_overlaps(polygons)
-        owners += [task.shape] * (len(found) - len(owners))
+        apart = list(enumerate(polygons)) if len(polygons) == 1 else dissolve_overlaps(polygons)
+        found += [polygon for _, polygon in apart]
+        owners += [(task.shape, shape.confidences[part]) for part, _ in apart]
     placed = begun_at_the_top(np.array(found)).tolist() if found else []
     return [
         Feature(
             class_name=classes[owner.value - 1],
             geometry=polygon,
-            confidence=owner.confidence,
+            confidence=confidence,
             last=owner.last,
         )
-        for owner, polygon in zip(owners, placed, strict=True)
+        for (owner, confidence), polygon in zip(owners, placed, strict=True)
     ]
 
 
@@ -205,12 +208,15 @@ class _TakenApart:
     """One shape before it is fitted."""
 
     parts: list[Part]
+    confidences: list[float | None]
+    """Of each part."""
     barred: NDArray[np.intp]
     """intp (k, 2), (x, y) of the pixels that no footprint of it may enter."""
 
 
 def _take_apart(task: _Task, options: BuildingOptions, min_hole_px2: float) -> _TakenApart:
-    traced, around = task.shape.polygon, task.surroundings
+    shape, around = task.shape, task.surroundings
+    traced = shape.polygon
     probability = None
     if around.probability is not None:
         probability = Probability(
@@ -222,13 +228,38 @@ def _take_apart(task: _Task, options: BuildingOptions, min_hole_px2: float) -> _
     polygon = _fill_holes(traced, min_hole_px2)
     pieces = separate(polygon, own, around) if options.separate else None
     if pieces is None:
-        parts = [Part(polygon=polygon, probability=probability)]
+        parts, confidences = [Part(polygon=polygon, probability=probability)], [shape.confidence]
     else:
+        confidences = _confidences(pieces.polygons, around, shape.confidence)
         parts = [
             Part(polygon=piece, probability=probability, cuts=cuts)
             for piece, cuts in pieces.with_cuts()
         ]
-    return _TakenApart(parts=parts, barred=barred)
+    return _TakenApart(parts=parts, confidences=confidences, barred=barred)
+
+
+def _confidences(
+    pieces: list[Polygon], around: Surroundings, of_all: float | None
+) -> list[float | None]:
+    """Return the mean probability of each piece; that of all where a piece holds no pixel."""
+    if around.probability is None:
+        return [of_all] * len(pieces)
+    # GDAL takes the identity for "lies nowhere" and warns: there one more column is drawn.
+    left = int(around.row == around.col == 0)
+    height, width = around.same.shape
+    drawn = rasterize(
+        zip(pieces, range(1, len(pieces) + 1), strict=True),
+        out_shape=(height, width + left),
+        transform=Affine(1, 0, around.col - left, 0, 1, around.row),
+        dtype=np.int32,
+    )[:, left:]
+    owner = drawn[around.same]
+    n = np.bincount(owner, minlength=len(pieces) + 1)[1:]
+    total = np.bincount(owner, around.probability[around.same], len(pieces) + 1)[1:]
+    return [
+        float(sum_ / (255 * count)) if count else of_all
+        for sum_, count in zip(total, n, strict=True)
+    ]
 
 
 def _fill_holes(polygon: Polygon, min_area_px2: float) -> Polygon:

@@ -145,7 +145,7 @@ def _straight(
     return chord, middle + np.outer(span, along)
 
 
-def dissolve_overlaps(polygons: list[Polygon]) -> list[Polygon]:
+def dissolve_overlaps(polygons: list[Polygon]) -> list[tuple[int, Polygon]]:
     """Make the footprints of one shape a partition: common borders exact, no overlap.
 
     Where two cover the same ground the earlier one keeps it. Corners move to a grid of 1/1024 px.
@@ -154,7 +154,8 @@ def dissolve_overlaps(polygons: list[Polygon]) -> list[Polygon]:
         polygons: valid, px.
 
     Returns:
-        As many valid polygons, fewer where one has lost all its ground.
+        Valid polygons and the places of those that they were; one that has lost all its ground is
+        left out.
     """
     lines = shapely.union_all([polygon.boundary for polygon in polygons], grid_size=1 / 1024)
     faces = shapely.get_parts(shapely.polygonize([lines]))
@@ -168,7 +169,7 @@ def dissolve_overlaps(polygons: list[Polygon]) -> list[Polygon]:
     for k in range(len(polygons)):
         parts = shapely.get_parts(shapely.union_all(faces[owner == k]))
         if len(parts):
-            result.append(parts[shapely.area(parts).argmax()])
+            result.append((k, parts[shapely.area(parts).argmax()]))
     return result
 
 

@@ -112,10 +112,12 @@ def _split_by_valley(
     markers, n = ndimage.label(peaks, structure=np.ones((3, 3)))
     if n < 2:
         return None
-    # in place: a block of a dense town has millions of pixels
-    height = np.subtract(_VALLEY_WEIGHT * drop, open_ground, out=open_ground)
-    labels = _watershed(height, markers, mask=own).astype(np.int32)
-    del height, open_ground, peaks, markers
+    # A block of a dense town has millions of pixels, and scikit-image takes 50 bytes for each.
+    height = _VALLEY_WEIGHT * drop
+    height -= open_ground
+    del open_ground, peaks, core
+    labels = _watershed(height, markers, mask=own).astype(np.int32, copy=False)
+    del height, markers
     labels = _join_crooked(_join_basins(labels, drop, smallest), drop, _far_in(own))
     return labels if labels.max() > 1 else None
 
