@@ -125,31 +125,64 @@ def _empty_regions(
 @click.option("--turns", default=2, help="Runs of each.")
 def scaling(scene: str, region_size: int, turns: int) -> None:
     """Time SCENE with one worker of one thread and with two."""
-    best: dict[int, float] = {}
+    options = RunOptions(device="cpu", tiling=TilingOptions(region_px=region_size))
+    best: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns):
             for workers in (1, 2):
-                recipe = ClusterRecipe(kind="local", workers=workers)
-                options = RunOptions(device="cpu", tiling=TilingOptions(region_px=region_size))
                 job = SceneJob(
                     uri=str(Path(scene).absolute()),
                     out_dir=Path(folder) / f"{turn}-{workers}",
                     options=shared(options),
                 )
-                with open_cluster(recipe, options) as client:
-                    client.wait_for_workers(workers)
-                    before, start = _workers_cpu_s(client), time.perf_counter()
-                    (outcome,) = carry_out(client, [job], 1, lambda state: None)
-                    wall_s = time.perf_counter() - start
-                    cpu_s = _workers_cpu_s(client) - before
-                if outcome.report is None:
-                    raise click.ClickException(outcome.reason)
-                best[workers] = min(wall_s, best.get(workers, wall_s))
-                cpu_s = _children_cpu_s() - before
-                click.echo(
-                    f"{workers} worker(s): {wall_s:6.1f} s, {cpu_s:6.1f} s of processor time"
-                )
-    click.echo(f"two workers are {best[1] / best[2]:.2f} × as fast as one")
+                click.echo(f"{workers} worker(s)")
+                for stage, wall_s, cpu_s in _stages(job, options, workers):
+                    click.echo(f"    {stage:<14} {wall_s:6.2f} s, {cpu_s:6.2f} s of processor time")
+                    key = stage, workers
+                    best[key] = min(wall_s, best.get(key, wall_s))
+    for stage in dict.fromkeys(stage for stage, _ in best):
+        ratio = best[stage, 1] / best[stage, 2]
+        click.echo(f"{stage:<14} two workers are {ratio:.2f} × as fast as one")
+
+
+def _stages(job: SceneJob, options: RunOptions, workers: int) -> list[tuple[str, float, float]]:
+    """Do a scene.
+
+    Returns:
+        Name, seconds by the clock and processor seconds of the workers, for each stage, for all
+        but the start, and for all.
+    """
+    start = time.perf_counter()
+    marks: list[tuple[str, float, float]] = []
+
+    def mark(stage: str) -> None:
+        if not marks or marks[-1][0] != stage:
+            marks.append((stage, time.perf_counter(), _workers_cpu_s(client)))
+
+    def watch(state: BatchState) -> None:
+        if state.n_scenes_done:
+            mark("publish")
+        elif state.n_parts_done and state.n_parts_done == state.n_parts_opened:
+            mark("vectors")
+        elif state.n_regions_done and state.n_regions_done == state.n_regions_opened:
+            mark("regions")
+        elif state.n_regions_opened:
+            mark("open")
+
+    recipe = ClusterRecipe(kind="local", workers=workers)
+    with open_cluster(recipe, options) as client:
+        client.wait_for_workers(workers)
+        mark("start")
+        (outcome,) = carry_out(client, [job], 1, watch)
+    if outcome.report is None:
+        raise click.ClickException(outcome.reason)
+    before, found = ("", start, 0.0), []
+    for at in marks:
+        found.append((at[0], at[1] - before[1], at[2] - before[2]))
+        before = at
+    first, last = marks[0], marks[-1]
+    found.append(("without start", last[1] - first[1], last[2] - first[2]))
+    return [*found, ("all", last[1] - start, last[2])]
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """Many scenes in one go: which are done, skipped, tried again, and what the summary says."""
 
 import csv
+import json
 import os
 import sys
 
@@ -13,6 +14,7 @@ from tilingseg.cluster.batch import BatchOptions, plan_batch
 from tilingseg.cluster.ledger import Ledger
 from tilingseg.cluster.manifest import SceneEntry
 from tilingseg.cluster.outcome import BatchState
+from tilingseg.plan import TilingOptions
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,48 @@ class TestBatch:
         arguments = (folder / "scene*.tif", "-o", tmp_path / "out")
         assert batch(*arguments, "--model", tmp_path / "own.safetensors")[0] == 0
         assert len(loads) == 1
+
+    def test_another_scene_of_the_same_name_is_another_scene(self, batch, tmp_path):
+        for day, seed in (("day1", 1), ("day2", 2)):
+            (tmp_path / day).mkdir()
+            make_geotiff(tmp_path / day / "scene.tif", smooth_noise(64, 64, seed=seed))
+        out, first, second = (tmp_path / name for name in ("out", "day1", "day2"))
+        assert batch(first / "scene.tif", "-o", out)[0] == 0
+        code, _, err = batch(second / "scene.tif", "-o", out)
+        assert code == 0
+        assert "1 done, 0 of them before" in err
+        own = json.loads((out / "scene" / "run.json").read_text())
+        assert own["report"]["scene"] == str(first / "scene.tif")
+        # together or under another spelling, each is found where it was done
+        other = first / ".." / "day1" / "scene.tif"
+        code, _, err = batch(other, second / "scene.tif", "-o", out)
+        assert code == 0
+        assert "2 done, 2 of them before" in err
+        assert len([path for path in out.iterdir() if path.is_dir()]) == 2
+
+    def test_the_tiles_of_a_scene_under_way_count(self, folder, tmp_path):
+        from tilingseg.cluster.batch import one_by_one
+        from tilingseg.cluster.tasks import SceneJob
+        from tilingseg.job import RunOptions
+
+        options = RunOptions(
+            model=folder / "tiny.safetensors",
+            device="cpu",
+            tiling=TilingOptions(tile_size_px=48, region_px=32),
+        )
+        job = SceneJob(uri=str(folder / "scene0.tif"), out_dir=tmp_path / "out", options=options)
+        shares = []
+        for outcome in one_by_one([job], 2, lambda state: shares.append(state.share)):
+            assert outcome.report is not None
+        assert shares == sorted(shares)
+        assert any(0 < share < 0.5 for share in shares)
+
+    @pytest.mark.parametrize("arguments", [("--cluster", "nope"), ("--cluster-workers", "4")])
+    def test_a_dry_run_refuses_what_a_run_would(self, batch, folder, tmp_path, arguments):
+        out = tmp_path / "out"
+        code, _, err = batch(folder / "scene0.tif", "-o", out, "--dry-run", *arguments)
+        assert code != 0
+        assert "cluster" in err
 
 
 class TestPlan:

@@ -145,7 +145,18 @@ class TestStac:
         assert uris(files / "i.json", asset="nir") == [str(files / "nir.tif")]
 
     @pytest.mark.parametrize(
-        "text", ["{", "[]", '{"type": "Topology"}', '{"type": "FeatureCollection","features":[{}]}']
+        "text",
+        [
+            "{",
+            "[]",
+            '{"type": "Topology"}',
+            '{"type": "FeatureCollection", "features": [{}]}',
+            '{"type": "FeatureCollection", "features": ["a"]}',
+            '{"type": "FeatureCollection", "features": null}',
+            '{"type": "Feature", "id": "i", "assets": {"a": null}}',
+            '{"type": "Feature", "id": "i", "assets": {"a": {}}}',
+            '{"type": "Catalog", "links": null}',
+        ],
     )
     def test_what_is_no_stac_is_refused(self, files, text):
         (files / "i.json").write_text(text)

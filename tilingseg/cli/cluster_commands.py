@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tilingseg.cluster.batch import BatchPlan, CarryOut
     from tilingseg.cluster.ledger import Line
     from tilingseg.cluster.outcome import BatchState
+    from tilingseg.cluster.recipe import ClusterRecipe
     from tilingseg.job import RunOptions
     from tilingseg.progress import Progress
     from tilingseg.records import RunReport
@@ -87,11 +88,20 @@ def run_on_cluster(
         return run_scene(client, job, progress)
 
 
-@contextlib.contextmanager
-def _client(wishes: dict[str, Any], options: RunOptions) -> Iterator[Any]:
+def _recipe(wishes: dict[str, Any]) -> ClusterRecipe | None:
     from tilingseg.cluster.recipe import read_cluster
 
-    recipe = read_cluster(wishes["cluster"], wishes["cluster_workers"])
+    if wishes["cluster"] is None:
+        if wishes["cluster_workers"] is not None:
+            raise click.UsageError("--cluster-workers needs --cluster, as --cluster local")
+        return None
+    return read_cluster(wishes["cluster"], wishes["cluster_workers"])
+
+
+@contextlib.contextmanager
+def _client(wishes: dict[str, Any], options: RunOptions) -> Iterator[Any]:
+    recipe = _recipe(wishes)
+    assert recipe is not None
     try:
         from tilingseg.cluster.clusters import open_cluster
     except ImportError as error:
@@ -118,8 +128,8 @@ class BatchBar:
         """Draw how far the batch is."""
         failed = f", {state.n_scenes_failed:,} failed" if state.n_scenes_failed else ""
         self._bar.set_postfix_str(
-            f"{state.n_scenes_done:,}/{state.n_scenes:,} scenes{failed}, {state.n_regions_done:,} "
-            f"regions{_vectors(state)}, {state.n_workers:,} workers",
+            f"{state.n_scenes_done:,}/{state.n_scenes:,} scenes{failed}, {_steps(state)}, "
+            f"{state.n_workers:,} workers",
             refresh=False,
         )
         self._bar.update(max(0.0, state.share - self._bar.n))
@@ -129,10 +139,13 @@ class BatchBar:
         self._bar.close()
 
 
-def _vectors(state: BatchState) -> str:
+def _steps(state: BatchState) -> str:
+    if state.n_tiles_done:
+        return f"{state.n_tiles_done:,} tiles"
+    regions = f"{state.n_regions_done:,}/{state.n_regions_opened:,} regions"
     if not state.n_parts_opened:
-        return ""
-    return f", vectors {state.n_parts_done:,}/{state.n_parts_opened:,}"
+        return regions
+    return f"{regions}, vectors {state.n_parts_done:,}/{state.n_parts_opened:,}"
 
 
 @click.command()
@@ -167,6 +180,7 @@ def batch(scenes: tuple[str, ...], *, dry_run: bool, quiet: bool, **wishes: Any)
     from tilingseg.cluster.manifest import list_scenes
 
     options = full_options(wishes)
+    _recipe(wishes)  # wrong names are told before the night, and by a dry run too
     out_dir = wishes["out"].absolute()
     wanted = BatchOptions(retry_failed=wishes["retry_failed"], limit=wishes["limit"])
     entries = list_scenes(scenes, wishes["asset"])
@@ -182,8 +196,8 @@ def batch(scenes: tuple[str, ...], *, dry_run: bool, quiet: bool, **wishes: Any)
         print_rows(_results(plan, lines), err=True)
     if n_failed := sum(line.status == "failed" for line in lines):
         raise ClusterError(
-            f"{n_failed:,} of {len(lines):,} scenes failed, see {path}; try them again with "
-            "--retry-failed"
+            f"{n_failed:,} of {len(lines):,} scenes failed, see {path.with_name('summary.md')}; "
+            "try them again with --retry-failed"
         )
 
 

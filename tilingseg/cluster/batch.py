@@ -67,7 +67,7 @@ def plan_batch(
         overwrite: do scenes again that are done.
     """
     ledger, wanted, n_done, n_failed = Ledger(out_dir), [], 0, 0
-    entries = tuple(entries)
+    entries = tuple(ledger.settle(entries))
     for entry, status in zip(entries, ledger.statuses(entries), strict=True):
         if status == "done" and not overwrite:
             n_done += 1
@@ -130,6 +130,7 @@ def one_by_one(jobs: Iterable[SceneJob], n_scenes: int, watch: Watch) -> Iterato
         start = time.monotonic()
         outcome = _attempt(job, state, watch)
         state.n_scenes_done += 1
+        state.scene_share = 0.0
         state.n_scenes_failed += outcome.report is None
         watch(state)
         yield Outcome(
@@ -141,18 +142,13 @@ def one_by_one(jobs: Iterable[SceneJob], n_scenes: int, watch: Watch) -> Iterato
 
 
 def _attempt(job: SceneJob, state: BatchState, watch: Watch) -> Outcome:
-    before, opened = state.n_regions_done, False
+    n_before = state.n_tiles_done
 
     def count(stage: str, done: int, total: int) -> None:
-        nonlocal opened
-        if stage != "regions":
-            return
-        if not opened:
-            state.n_scenes_opened += 1
-            state.n_regions_opened += total
-            opened = True
-        state.n_regions_done = before + done
-        watch(state)
+        if stage == "tiles":
+            state.n_tiles_done = n_before + done
+            state.scene_share = done / max(1, total)
+            watch(state)
 
     try:
         report = flow.run(job.uri, job.out_dir, options=job.options, progress=count)

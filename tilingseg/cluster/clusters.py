@@ -14,7 +14,9 @@ import dask
 from distributed import Client, LocalCluster
 
 from tilingseg.cluster.foreman import LoadModel
-from tilingseg.errors import ClusterError, DependencyError
+from tilingseg.cluster.queued import STATUS_PAGE, Jobs
+from tilingseg.cluster.recipe import SCHEDULERS
+from tilingseg.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +29,33 @@ CONFIG = {
     "distributed.scheduler.worker-saturation": 1.0,
 }
 
-STATUS_PAGE = "127.0.0.1:0"
-"""Dask's own page: for this machine alone, at a free port."""
+
+class Crew(Client):
+    """A client that knows whether workers may still come."""
+
+    def __init__(self, cluster: Any, recipe: ClusterRecipe, jobs: Jobs | None) -> None:
+        """Connect to a cluster, or the address of a scheduler; jobs: those of a batch system."""
+        Client.__init__(self, cluster, set_as_default=False)
+        self._recipe = recipe
+        self._jobs = jobs
+
+    def trouble(self, alone_s: float) -> str:
+        """Tell why to wait no longer.
+
+        Args:
+            alone_s: how long there has been no worker, seconds.
+
+        Returns:
+            The reason, one line; empty: they may still come.
+        """
+        limit = self._recipe.patience_s
+        if limit is not None and alone_s > limit:
+            return f"no worker of {self._recipe.kind} came in {limit} s"
+        return "" if self._jobs is None else self._jobs.trouble()
 
 
 @contextlib.contextmanager
-def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Client]:
+def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Crew]:
     """Get workers, with their network loaded, and let them go at the end.
 
     Args:
@@ -46,12 +69,14 @@ def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Client]
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(CONFIG))
         # what becomes of scheduler and workers is the foreman's to tell, in one line
-        stack.enter_context(_hushed("distributed"))
+        for name in ("distributed", "tornado"):
+            stack.enter_context(_hushed(name))
         try:
-            cluster = _cluster(recipe)
+            jobs = Jobs(recipe) if recipe.kind in SCHEDULERS else None
+            cluster = _cluster(recipe) if jobs is None else jobs.cluster
             if not isinstance(cluster, str):
                 stack.enter_context(cluster)
-            client = stack.enter_context(Client(cluster, set_as_default=False))
+            client = stack.enter_context(Crew(cluster, recipe, jobs))
             client.register_plugin(LoadModel(options))
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -62,61 +87,18 @@ def open_cluster(recipe: ClusterRecipe, options: RunOptions) -> Iterator[Client]
 
 
 def _cluster(recipe: ClusterRecipe) -> Any:
-    """Return a Dask cluster, or the address of one."""
+    """Return a Dask cluster of this machine, or the address of one that runs."""
     if recipe.is_running:
         return recipe.kind
-    if recipe.kind == "local":
-        return LocalCluster(
-            n_workers=recipe.workers,
-            threads_per_worker=1,
-            memory_limit=recipe.memory or "auto",
-            dashboard_address=STATUS_PAGE,
-            local_directory=recipe.scratch_dir,
-            silence_logs=logging.CRITICAL,
-            env={"OMP_NUM_THREADS": str(recipe.threads)},
-        )
-    return _queued(recipe)
-
-
-def _queued(recipe: ClusterRecipe) -> Any:
-    try:
-        import dask_jobqueue
-    except ImportError as error:
-        raise DependencyError(
-            f"workers from {recipe.kind} need dask-jobqueue: pip install tilingseg[cluster]"
-        ) from error
-    cluster_type = getattr(dask_jobqueue, f"{recipe.kind.upper()}Cluster")
-    cluster = cluster_type(**job_wishes(recipe))
-    cluster.adapt(
-        minimum_jobs=recipe.least_workers, maximum_jobs=recipe.workers, target_duration="1s"
+    return LocalCluster(
+        n_workers=recipe.workers,
+        threads_per_worker=1,
+        memory_limit=recipe.memory or "auto",
+        dashboard_address=STATUS_PAGE,
+        local_directory=recipe.scratch_dir,
+        silence_logs=logging.CRITICAL,
+        env={"OMP_NUM_THREADS": str(recipe.threads)},
     )
-    return cluster
-
-
-def job_wishes(recipe: ClusterRecipe) -> dict[str, Any]:
-    """Put a recipe into the words of dask-jobqueue."""
-    wishes: dict[str, Any] = {
-        "cores": recipe.threads,
-        "processes": 1,
-        "memory": recipe.memory or "8GiB",
-        "queue": recipe.queue,
-        "account": recipe.account,
-        "walltime": recipe.walltime,
-        "python": recipe.python,
-        "interface": recipe.interface,
-        "local_directory": recipe.scratch_dir,
-        "log_directory": recipe.log_dir,
-        "job_extra_directives": list(recipe.directives),
-        "job_script_prologue": [f"export OMP_NUM_THREADS={recipe.threads}", *recipe.prologue],
-        # of two values Dask's command line takes the last: one region at a time
-        "worker_extra_args": ["--nthreads", "1"],
-        "scheduler_options": {"dashboard_address": STATUS_PAGE},
-    }
-    if recipe.kind in ("lsf", "sge"):
-        wishes["project"] = wishes.pop("account")
-    if recipe.scheduler_host is not None:
-        wishes["scheduler_options"]["host"] = recipe.scheduler_host
-    return {key: value for key, value in wishes.items() if value is not None}
 
 
 @contextlib.contextmanager

@@ -98,5 +98,5 @@ class Course:
         tasks = "regions" if self.level == REGIONS else "vector tasks"
         return (
             f"{len(failed):,} of {n_tasks:,} {tasks} failed ({named}{more}); "
-            f"the other {n_tasks - len(failed):,} are kept, the next run tries the rest"
+            f"the other {n_tasks - len(failed):,} are kept, another try does the rest"
         )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future, Worker
 
+    from tilingseg.cluster.clusters import Crew
     from tilingseg.cluster.outcome import Watch
     from tilingseg.cluster.tasks import SceneJob
     from tilingseg.job import RunOptions
@@ -82,13 +83,15 @@ class _Task:
 class _Foreman:
     """Holds the futures of one batch."""
 
-    def __init__(self, client: Client, scenes: Iterator[SceneJob], n_scenes: int) -> None:
-        self._client = client
+    def __init__(self, client: Crew, scenes: Iterator[SceneJob], n_scenes: int) -> None:
+        self._client: Client = client
+        self._trouble = client.trouble
         self._waiting = scenes
         self._scenes: list[Course] = []
         self._flying: dict[str, _Task] = {}
         self._arrived: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._looked_s = float("-inf")
+        self._manned_s = time.monotonic()
         self._capacity = 0
         self._serial = 0
         self._done: list[Outcome] = []
@@ -138,6 +141,10 @@ class _Foreman:
             raise _lost(self._client) from error
         self._looked_s = now
         self.state.n_workers = n_threads
+        if n_threads:
+            self._manned_s = now
+        elif reason := self._trouble(now - self._manned_s):
+            raise ClusterError(f"{reason}; complete regions are kept, repeat the command to go on")
         # one task waits behind each one that runs; some must wait for workers to be asked for
         self._capacity = max(8, 2 * n_threads)
 
@@ -246,7 +253,7 @@ class _Foreman:
 
 
 def carry_out(
-    client: Client, scenes: Iterable[SceneJob], n_scenes: int, watch: Watch
+    client: Crew, scenes: Iterable[SceneJob], n_scenes: int, watch: Watch
 ) -> Iterator[Outcome]:
     """Do scenes on the workers of a cluster.
 
@@ -260,7 +267,7 @@ def carry_out(
         What became of each scene, in the order in which they end.
 
     Raises:
-        ClusterError: the scheduler is gone; what is complete stays so.
+        ClusterError: the scheduler is gone, or no worker will come; what is complete stays so.
     """
     foreman = _Foreman(client, iter(scenes), n_scenes)
     try:
@@ -269,7 +276,7 @@ def carry_out(
         foreman.drop()
 
 
-def run_scene(client: Client, scene: SceneJob, progress: Progress) -> RunReport:
+def run_scene(client: Crew, scene: SceneJob, progress: Progress) -> RunReport:
     """Do one scene on the workers of a cluster.
 
     Args:
@@ -284,6 +291,8 @@ def run_scene(client: Client, scene: SceneJob, progress: Progress) -> RunReport:
     def watch(state: BatchState) -> None:
         if state.n_parts_done:
             progress("vectors", state.n_parts_done, state.n_parts_opened)
+        elif not state.n_workers:
+            progress("waiting for workers", 0, 1)
         elif state.n_regions_opened:
             progress("regions", state.n_regions_done, state.n_regions_opened)
 

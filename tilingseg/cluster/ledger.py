@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import write_whole
@@ -70,6 +70,26 @@ class Ledger:
         """Return the folder of a scene's outputs."""
         return self.folder / entry.name
 
+    def settle(self, entries: Iterable[SceneEntry]) -> list[SceneEntry]:
+        """Give each scene the folder it had before; none gets that of another scene.
+
+        Scenes of one name that come together have folders with a hash, one that comes alone has
+        not: which it was the reports tell.
+
+        Raises:
+            OutputError: a folder cannot be looked at.
+        """
+        with ThreadPoolExecutor(LOOKS) as pool:
+            return list(pool.map(self._settled, entries))
+
+    def _settled(self, entry: SceneEntry) -> SceneEntry:
+        names = dict.fromkeys((entry.unmistakable, entry.plain, entry.name))
+        owners = {name: _owner(self.folder / name) for name in names}
+        mine = next((name for name in names if owners[name] == entry.uri), None)
+        if mine is None:
+            mine = entry.name if owners[entry.name] is None else entry.unmistakable
+        return replace(entry, name=mine)
+
     def status(self, entry: SceneEntry) -> str:
         """Return `done`, `failed` or `waiting`; opens no file."""
         done_s = _changed_s(self.of(entry) / "run.json")
@@ -98,11 +118,13 @@ class Ledger:
                 return
             if not is_remote(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-        except refusals() as error:
+            text = json.dumps({"uri": outcome.job.uri, "reason": outcome.reason}, indent=1)
+            write_whole(path, text)
+        except refusals(OutputError) as error:
+            failed = f"{outcome.job.uri} failed ({outcome.reason}), and " if outcome.reason else ""
             raise OutputError(
-                f"the output folder {path.parent} cannot be written: {why(error)}"
+                f"{failed}the output folder {path.parent} cannot be written: {why(error)}"
             ) from error
-        write_whole(path, json.dumps({"uri": outcome.job.uri, "reason": outcome.reason}, indent=1))
 
     def line(self, entry: SceneEntry) -> Line:
         """Read what became of a scene."""
@@ -146,6 +168,21 @@ def _counts(folder: OutputFolder) -> dict[str, Any]:
         "n_features": sum(count for _, count in report.n_features),
         "seconds": round(sum(spent for _, spent in report.seconds), 3),
     }
+
+
+def _owner(folder: Path) -> str | None:
+    """Return the uri of the scene that a folder was used for; None: of none."""
+    for name, where in (("run.json", ("report", "scene")), (FAILED, ("uri",))):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            for key in where:
+                found = found[key]
+            return str(found)
+        except FileNotFoundError:
+            continue
+        except refusals(ValueError, KeyError, TypeError):
+            return None  # its status will say what is wrong with it
+    return None
 
 
 def _changed_s(path: Path) -> float | None:

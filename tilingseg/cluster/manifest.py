@@ -10,8 +10,8 @@
 =====================  ==========================================================================
 
 Paths in a file are relative to that file. Every scene gets the name of its output folder: its stem,
-or the id of its STAC item; scenes of one name are told apart by a hash of their uri, so that each
-has the same folder every time. Opens no scene.
+or the id of its STAC item; scenes of one name are told apart by a hash of their uri. No scene is
+opened.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import csv
 import glob
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -49,6 +50,17 @@ class SceneEntry:
     name: str
     """Name of its output folder."""
 
+    @property
+    def unmistakable(self) -> str:
+        """The same with a hash of its uri, which no other scene has."""
+        mark = f"-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}"
+        return self.name.removesuffix(mark) + mark
+
+    @property
+    def plain(self) -> str:
+        """The same without the hash."""
+        return self.unmistakable[: -len("-01234567")]
+
 
 def list_scenes(arguments: Iterable[str], asset: str | None = None) -> list[SceneEntry]:
     """List the scenes that the user named, each once, in their order.
@@ -72,7 +84,7 @@ def list_scenes(arguments: Iterable[str], asset: str | None = None) -> list[Scen
             raise SceneError(f"{argument} names no scene")
     counts = Counter(entry.name for entry in found.values())
     return [
-        entry if counts[entry.name] == 1 else replace(entry, name=f"{entry.name}-{_hash(entry)}")
+        entry if counts[entry.name] == 1 else replace(entry, name=entry.unmistakable)
         for entry in found.values()
     ]
 
@@ -84,7 +96,7 @@ def absolute(uri: str, folder: Path | None = None) -> str:
     """
     if "://" in uri or uri.startswith(("/vsi", "s3:", "http:", "https:")):
         return uri
-    return str((folder or Path.cwd()).absolute() / uri)
+    return os.path.abspath((folder or Path.cwd()) / Path(uri).expanduser())  # noqa: PTH100
 
 
 def _entries(argument: str, asset: str | None) -> Iterator[SceneEntry]:
@@ -102,7 +114,8 @@ def _entries(argument: str, asset: str | None) -> Iterator[SceneEntry]:
     elif suffix == ".csv":
         rows = csv.DictReader(_text(path).splitlines())
         column = _column(path, list(rows.fieldnames or ()))
-        yield from (_entry(row[column], path.parent) for row in rows if row[column])
+        cells = ((row[column] or "").strip() for row in rows)
+        yield from (_entry(cell, path.parent) for cell in cells if cell)
     elif suffix == ".parquet":
         yield from (_entry(uri, path.parent) for uri in _parquet(path))
     elif suffix in (".json", ".geojson"):
@@ -121,10 +134,6 @@ def _entry(uri: str, folder: Path | None = None, name: str | None = None) -> Sce
 def _safe(name: str) -> str:
     """Leave out what cannot be in the name of a folder."""
     return re.sub(r"[^\w.\-+]+", "_", name).lstrip(".") or "scene"
-
-
-def _hash(entry: SceneEntry) -> str:
-    return hashlib.sha256(entry.uri.encode()).hexdigest()[:8]
 
 
 def _text(path: Path) -> str:
@@ -168,7 +177,7 @@ def _stac(path: Path, asset: str | None) -> Iterator[SceneEntry]:
     while waiting:
         path = waiting.pop(0)
         for item in _items(path, waiting, seen):
-            if item.get("type") != "Feature" or not isinstance(item.get("assets"), dict):
+            if item.get("type") != "Feature" or not _holds_records(item.get("assets")):
                 raise SceneError(f"{path}: {item.get('id', 'an entry')} is no STAC item")
             href = _asset(path, item, asset)
             yield _entry(href, path.parent, str(item.get("id", "")) or None)
@@ -182,13 +191,16 @@ def _items(path: Path, waiting: list[Path], seen: set[Path]) -> list[dict[str, A
         raise SceneError(f"{path} is not JSON: {error}") from error
     kind = raw.get("type") if isinstance(raw, dict) else None
     if kind == "FeatureCollection":
-        return list(raw.get("features", []))
+        features = raw.get("features")
+        if not isinstance(features, list) or not _holds_records(dict(enumerate(features))):
+            raise SceneError(f"{path} is no STAC ItemCollection: its features are no objects")
+        return features
     if kind == "Feature":
         return [raw]
     if kind not in ("Catalog", "Collection"):
         raise SceneError(f"{path} is neither a STAC ItemCollection, Item, Catalog nor Collection")
-    for link in raw.get("links", []):
-        if link.get("rel") in ("item", "child"):
+    for link in raw.get("links") or []:
+        if isinstance(link, dict) and link.get("rel") in ("item", "child"):
             href = str(link.get("href", ""))
             if "://" in href:
                 raise SceneError(f"{path} links to {href}: save the items to a file first")
@@ -208,7 +220,7 @@ def _asset(path: Path, item: dict[str, Any], wanted: str | None) -> str:
             name
             for name, asset in assets.items()
             if str(asset.get("type", "")).partition(";")[0].strip() in RASTER_TYPES
-            and not {"thumbnail", "overview"} & set(asset.get("roles", []))
+            and not {"thumbnail", "overview"} & set(asset.get("roles") or ())
         ]
         names = [name for name in rasters if name == "visual"] or rasters
         names = names or (list(assets) if len(assets) == 1 else [])
@@ -217,4 +229,12 @@ def _asset(path: Path, item: dict[str, Any], wanted: str | None) -> str:
             f"{path}: item {item.get('id')!r} has the assets {', '.join(assets) or 'none'}; choose "
             "one with --asset"
         )
-    return str(assets[names[0]].get("href", ""))
+    href = assets[names[0]].get("href")
+    if not href or not isinstance(href, str):
+        raise SceneError(f"{path}: asset {names[0]} of item {item.get('id')!r} has no href")
+    return href
+
+
+def _holds_records(found: Any) -> bool:
+    """Tell whether a JSON value is an object of objects."""
+    return isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())

@@ -46,6 +46,10 @@ class BatchState:
     """Tasks that make the vectors of the opened scenes."""
     n_parts_done: int = 0
     """Those that are done."""
+    n_tiles_done: int = 0
+    """Tiles that are done, where scenes are done one after the other."""
+    scene_share: float = 0.0
+    """Part of the scene under way that is done, 0…1, there as well."""
     n_workers: int = 0
     """Workers at the last look."""
 
@@ -55,7 +59,7 @@ class BatchState:
         if self.n_scenes_done >= self.n_scenes:
             return 1.0
         if not self.n_regions_opened:
-            return self.n_scenes_done / self.n_scenes
+            return (self.n_scenes_done + self.scene_share) / self.n_scenes
         n_tasks = self.n_regions_opened + self.n_parts_opened
         n_done = self.n_regions_done + self.n_parts_done
         return min(1.0, n_done / (n_tasks * self.n_scenes / self.n_scenes_opened))

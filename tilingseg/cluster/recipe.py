@@ -46,6 +46,9 @@ class ClusterRecipe:
     """Further lines for the head of the job script, as `--gres=gpu:1`."""
     prologue: tuple[str, ...] = ()
     """Commands that the job script runs before the worker, as `source /shared/env/bin/activate`."""
+    patience_s: int | None = None
+    """Seconds without any worker after which the command gives up; None: it waits as long as jobs
+    are in the queue."""
     python: str | None = None
     """Python of the workers; None: the one that runs this."""
     interface: str | None = None

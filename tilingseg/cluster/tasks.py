@@ -120,6 +120,8 @@ class _Bench:
 
 
 _BENCH = _Bench()
+_ALONE = threading.Lock()
+"""A lock on a file keeps other processes out, but not the other threads of this one."""
 
 
 def shared(options: RunOptions) -> RunOptions:
@@ -281,7 +283,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
     path = folder / ".lock"
     while True:
-        with path.open("w") as file:
+        with _ALONE, path.open("w") as file:
             with contextlib.suppress(OSError):
                 fcntl.lockf(file, fcntl.LOCK_EX)
             try:

@@ -1,0 +1,87 @@
+"""Batch systems that refuse jobs, and jobs that end early: told in one line, never waited for.
+
+The commands of Slurm are scripts of a few lines here, because a real one cannot be made to refuse;
+`test_cluster_slurm.py` has a real one.
+"""
+
+import sys
+
+import pytest
+
+from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg.cli import main
+from tilingseg.cluster import foreman
+
+queued = pytest.importorskip("tilingseg.cluster.queued", reason="needs the extra [cluster]")
+pytest.importorskip("dask_jobqueue", reason="needs the extra [cluster]")
+
+SUBMIT = 'bash "$1" >/dev/null 2>&1 & echo "Submitted batch job $!"'
+LOOK = 'kill -0 "$3" 2>/dev/null && echo R'
+CANCEL = 'kill "$1"'
+RECIPE = """
+kind = "slurm"
+workers = 1
+memory = "1GiB"
+interface = "lo"
+python = "{python}"
+prologue = ["{prologue}"]
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run `tilingseg run --cluster` with these commands of Slurm: (exit code, stderr)."""
+    monkeypatch.setattr(queued, "MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr(queued, "LOOK_S", 0.5)
+    monkeypatch.setattr(foreman, "LOOK_S", 0.2)
+    make_geotiff(tmp_path / "scene.tif", smooth_noise(64, 64))
+    make_model(tmp_path / "tiny.safetensors")
+
+    def call(prologue="true", **commands):
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        for name, text in commands.items():
+            (tools / name).write_text(f"#!/bin/bash\n{text}\n")
+            (tools / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+        recipe = tmp_path / "slurm.toml"
+        recipe.write_text(RECIPE.format(python=sys.executable, prologue=prologue))
+        flags = ("--model", tmp_path / "tiny.safetensors", "--device", "cpu", "--formats", "cog")
+        places = (tmp_path / "scene.tif", "-o", tmp_path / "out", "-q", "--cluster", recipe)
+        monkeypatch.setattr(sys, "argv", ["tilingseg", "run", *map(str, (*flags, *places))])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def test_a_machine_that_submits_no_jobs_is_told(run):
+    code, err = run()
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "sbatch is not on this machine" in err
+
+
+def test_a_batch_system_that_refuses_every_job_ends_the_command(run):
+    code, err = run(sbatch='echo "Invalid partition name specified" >&2; exit 1')
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "slurm refuses the jobs: Invalid partition name specified" in err
+
+
+def test_a_job_that_is_refused_once_is_asked_for_again(run, tmp_path):
+    refuse = f'mkdir {tmp_path}/asked 2>/dev/null && {{ echo "Socket timed out" >&2; exit 1; }}'
+    code, err = run(sbatch=f"{refuse}\n{SUBMIT}", squeue=LOOK, scancel=CANCEL)
+    assert (code, err) == (0, "")
+    assert (tmp_path / "out" / "scene_mask.tif").exists()
+
+
+def test_jobs_that_end_before_their_worker_comes_end_the_command(run):
+    code, err = run("exit 1", sbatch=SUBMIT, squeue=LOOK, scancel=CANCEL)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "the jobs of slurm ended before their workers came" in err
