@@ -79,6 +79,16 @@ class TestEveryFormat:
         assert np.allclose(frame["confidence"], [one.confidence for one in features], atol=5e-5)
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
+    def test_an_object_keeps_its_uid_whatever_else_is_found(self, tmp_path, suffix):
+        path, few, features = tmp_path / f"all{suffix}", tmp_path / f"few{suffix}", boxes(50)
+        write_features(features, path, layer())
+        write_features(features[10:], few, layer())
+        all_of_them, some = (read(one).sort_values("id") for one in (path, few))
+        assert all_of_them["uid"].nunique() == 50
+        assert some["uid"].tolist() == all_of_them["uid"].tolist()[10:]
+        assert set(map(len, some["uid"])) == {16}
+
+    @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_more_features_than_a_batch(self, tmp_path, suffix):
         path = tmp_path / f"scene{suffix}"
         count = 2 * BATCH + 7
@@ -105,7 +115,7 @@ class TestEveryFormat:
         assert len(frame) == 0
         if suffix in TABLES:
             measures = ["area_m2", "perimeter_m"] if georef is UTM else ["area_px", "perimeter_px"]
-            columns = ["id", "class", *measures, "confidence", "geometry"]
+            columns = ["id", "class", "uid", *measures, "confidence", "geometry"]
             assert frame.columns.tolist() == columns
             assert frame.crs == georef.crs
 
@@ -268,7 +278,9 @@ class TestGeoJson:
         write_features([feature(shapely.box(0, 0, 20, 10), 0.5)], path, layer())
         (found,) = json.loads(path.read_text())["features"]
         assert found["id"] == found["properties"]["id"] == 1
-        assert list(found["properties"]) == ["id", "class", "area_m2", "perimeter_m", "confidence"]
+        assert list(found["properties"]) == [
+            *("id", "class", "uid", "area_m2", "perimeter_m", "confidence")
+        ]
 
     def test_letters_of_all_scripts_stay_readable(self, tmp_path):
         path = tmp_path / "scene.geojson"

@@ -34,6 +34,23 @@ def utm(transform, gsd_m):
     return Georef(crs="EPSG:32633", transform=transform, pixel_m=(gsd_m, gsd_m))
 
 
+class TestIdentity:
+    def uid(self, box, left=500_000, name="a"):
+        layer = Layer(name="x", georef=utm((0.5, 0, left, 0, -0.5, 5_000_000), 0.5))
+        one = Feature(class_name=name, geometry=shapely.box(*box), confidence=None)
+        (batch,) = measure([one], layer)
+        return batch.columns["uid"][0]
+
+    def test_is_of_class_and_place(self):
+        here = self.uid((10, 20, 30, 40))
+        assert self.uid((10, 20, 30, 40), name="b") != here
+        assert self.uid((11, 20, 31, 40)) != here
+        assert self.uid((10, 20, 30, 40.01)) != here
+
+    def test_does_not_depend_on_where_the_picture_begins(self):
+        assert self.uid((17.3, 20, 37.3, 40), 499_996.5) == self.uid((10.3, 20, 30.3, 40))
+
+
 class TestOnTheEllipsoid:
     @settings(max_examples=150, deadline=None)
     @given(

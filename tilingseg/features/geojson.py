@@ -118,7 +118,7 @@ def _qupath_properties(attributes: dict[str, Any], layer: Layer) -> dict[str, An
     others = {
         name: value
         for name, value in attributes.items()
-        if name not in measurements and name not in ("id", "class") and value is not None
+        if name not in measurements and name not in ("id", "uid", "class") and value is not None
     }
     return {
         # Detections, not annotations: QuPath handles them by the million.

@@ -9,6 +9,7 @@ good to a few parts in a million.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from itertools import islice
@@ -54,7 +55,8 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
 
     Yields:
         Batches in the order of the features; one empty batch if there are none, so that a file
-        without features still has its columns. Ids count from 1. Attributes are `area_m2` and
+        without features still has its columns. `id` counts from 1; `uid` is of the object alone
+        and stays what it is when others are found or left out. Attributes are `area_m2` and
         `perimeter_m` (holes included) of polygons, `length_m` of lines. Without a CRS they are in
         pixels (`area_px`), and besides in metres, or micrometres for microscopy, where the size of
         a pixel is known.
@@ -68,7 +70,10 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
             "id": n_before + 1 + np.arange(len(group), dtype=np.int64),
             "class": np.array([feature.class_name for feature in group], dtype=np.object_),
         }
-        geometries = _affine(pixels, _map_transform(layer.georef))
+        transform = _map_transform(layer.georef)
+        geometries = _affine(pixels, transform)
+        step = math.hypot(transform[0], transform[3])
+        columns["uid"] = identities(geometries, columns["class"], step)
         if project is None:
             lonlat = None
             columns |= _plane_measures(pixels, geometries, layer)
@@ -82,6 +87,27 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
                 columns[name] = _column([feature.properties[index][1] for feature in group])
         yield Batch(geometries=geometries, lonlat=lonlat, columns=columns)
         n_before += len(group) or 1
+
+
+def identities(
+    geometries: NDArray[np.object_], names: NDArray[np.object_], step: float
+) -> NDArray[np.object_]:
+    """Return what an object can be known by in any run: 16 hex digits of its class and corners.
+
+    Args:
+        geometries: on the map, or in pixels where there is none.
+        names: class of each.
+        step: size of a pixel in their unit; corners count to a thousandth of it.
+    """
+    corners = np.round(shapely.get_coordinates(geometries) * (1000 / step)).astype("<i8")
+    content = corners.tobytes()
+    stops = (np.cumsum(shapely.get_num_coordinates(geometries)) * 2 * 8).tolist()
+    found = np.empty(len(geometries), dtype=np.object_)
+    start = 0
+    for index, (name, stop) in enumerate(zip(names.tolist(), stops, strict=True)):
+        seen = hashlib.blake2b(name.encode() + content[start:stop], digest_size=8)
+        found[index], start = seen.hexdigest(), stop
+    return found
 
 
 def _column(values: list[Any]) -> NDArray[Any]:
