@@ -4,7 +4,7 @@ Every shape owns the pixels that are nearer to it than to any other shape of its
 are disjoint and each can be worked out from the pixels around one shape, so footprints that stay
 inside their cells cannot overlap, whatever the order or the process in which they are made. Where
 a fitted wall leaves the cell it moves inward, parallel to itself, until it does not; only where
-that fails is the footprint cut along the pixels.
+that fails is the footprint cut, along straight lines where it can be.
 
 Distance is counted in steps, by edge and by corner in turn, which comes near a circle and needs no
 more than shifted arrays.
@@ -28,6 +28,8 @@ _CELL_PX = 5
 _SLACK_PX = 1 / 1024
 """Kept between footprints of different shapes, so that rounding in map units cannot close it."""
 _SIDE_PX = 1 + 2 * _SLACK_PX
+_BENT = 3.0
+"""Pixels whose convex hull is so many times as large lie around something."""
 _NEAR_PX = 12.0
 """A wall is to blame for a pixel no farther away than this: a footprint may leave its shape by half
 of it, and a cell reaches as far."""
@@ -78,7 +80,11 @@ def keep_clear(footprint: Polygon, traced: Polygon, barred: NDArray[np.intp]) ->
     moved = _step_back(footprint, hit)
     if moved is not None and not _overlaps(moved, boxes).any():
         return moved
-    return _largest(shapely.difference(footprint, shapely.union_all(boxes)), traced)
+    groups = shapely.get_parts(shapely.union_all(hit))
+    hulls = shapely.convex_hull(groups)
+    # Straight, unless they bend around the building: their hull would take it along.
+    gone = np.where(shapely.area(hulls) <= _BENT * shapely.area(groups), hulls, groups)
+    return _largest(shapely.difference(footprint, shapely.union_all(gone)), traced)
 
 
 def fill(traced: Polygon, around: Surroundings) -> NDArray[np.bool_]:
