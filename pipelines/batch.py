@@ -16,6 +16,7 @@ import click
 
 from tilingseg.cli import main as command_line
 from tilingseg.cli.cluster_commands import batch
+from tilingseg.places import absolute
 
 IN_RECIPE_FOLDER = ("out", "aoi")
 """Flags whose values are paths."""
@@ -85,7 +86,7 @@ def _placed(key: str, value: Any, folder: Path) -> Any:
 
 
 def _beside(path: str, folder: Path) -> str:
-    return path if "://" in path or path.startswith("/vsi") else str(folder / path)
+    return path if "://" in path else absolute(path, folder)
 
 
 if __name__ == "__main__":

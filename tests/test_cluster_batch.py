@@ -14,6 +14,7 @@ from tilingseg.cluster.batch import BatchOptions, plan_batch
 from tilingseg.cluster.ledger import Ledger
 from tilingseg.cluster.manifest import SceneEntry
 from tilingseg.cluster.outcome import BatchState
+from tilingseg.job import RunOptions
 from tilingseg.plan import TilingOptions
 
 
@@ -46,11 +47,14 @@ def batch(folder, monkeypatch, capsys):
     return run
 
 
-def statuses(out):
+def lines(out):
     from pyarrow import parquet
 
-    table = parquet.read_table(out / "summary.parquet").to_pylist()
-    return {line["scene"]: line["status"] for line in table}
+    return parquet.read_table(out / "summary.parquet").to_pylist()
+
+
+def statuses(out):
+    return {line["scene"]: line["status"] for line in lines(out)}
 
 
 class TestBatch:
@@ -68,7 +72,7 @@ class TestBatch:
 
         code, _, err = batch(folder / "*.tif", "-o", out, "--dry-run")
         assert code == 0
-        assert "1 before, tried again with --retry-failed" in err
+        assert "1 before, done again with --retry-failed" in err
         code, _, err = batch(folder / "*.tif", "-o", out)
         assert code == 1
         assert "3 done, 3 of them before" in err
@@ -107,10 +111,10 @@ class TestBatch:
         assert code == 1
         assert stdout.strip() == str(out / "summary.csv")
         with (out / "summary.csv").open(encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        assert [line["status"] for line in lines] == ["done", "failed"]
-        assert int(lines[0]["n_pixels_valid"]) == 90 * 80
-        assert lines[1]["reason"]
+            rows = list(csv.DictReader(file))
+        assert [row["status"] for row in rows] == ["done", "failed"]
+        assert int(rows[0]["n_pixels_valid"]) == 90 * 80
+        assert rows[1]["reason"]
 
     def test_the_model_is_loaded_once(self, batch, folder, tmp_path, monkeypatch):
         import tilingseg.job
@@ -171,44 +175,152 @@ class TestBatch:
         assert "cluster" in err
 
 
+class TestOutdated:
+    """Results of something else than what is asked for now."""
+
+    def test_another_scene_of_the_same_name_is_done_in_a_folder_of_its_own(self, batch, tmp_path):
+        out = tmp_path / "out"
+        for day, side in (("day1", 64), ("day2", 96)):
+            (tmp_path / day).mkdir()
+            make_geotiff(tmp_path / day / "scene.tif", smooth_noise(side, side))
+        assert batch(tmp_path / "day1" / "scene.tif", "-o", out)[0] == 0
+        assert batch(tmp_path / "day2" / "scene.tif", "-o", out)[0] == 0
+        assert [line["n_pixels_valid"] for line in lines(out)] == [96 * 96]
+        # in company each keeps the folder that it has
+        _, _, err = batch(tmp_path / "day*" / "scene.tif", "-o", out, "--dry-run")
+        assert "done       2 before" in err
+        assert batch(tmp_path / "day*" / "scene.tif", "-o", out)[0] == 0
+        assert [line["n_pixels_valid"] for line in lines(out)] == [64 * 64, 96 * 96]
+        assert lines(out)[0]["scene"] == "scene"
+
+    def test_other_options_are_told_and_replace_only_when_asked_for(self, batch, folder, tmp_path):
+        out, scenes = tmp_path / "out", folder / "scene*.tif"
+        assert batch(scenes, "-o", out, "--limit", 2)[0] == 0
+        before = (out / "scene0" / "scene0_mask.tif").read_bytes()
+        code, _, err = batch(scenes, "-o", out, "--threshold", 0.9)
+        assert code == 1
+        assert "2 of 3 scenes are outdated, do them again with --update" in err
+        assert "scene0: thresholds: default → [[None, 0.9]]" in err
+        assert statuses(out) == {"scene0": "outdated", "scene1": "outdated", "scene2": "done"}
+        assert (out / "scene0" / "scene0_mask.tif").read_bytes() == before
+
+        written = (out / "scene2" / "scene2_mask.tif").stat().st_mtime_ns
+        assert batch(scenes, "-o", out, "--threshold", 0.9, "--update")[0] == 0
+        assert set(statuses(out).values()) == {"done"}
+        assert (out / "scene2" / "scene2_mask.tif").stat().st_mtime_ns == written
+        # how it is computed does not make it another result
+        assert (
+            batch(scenes, "-o", out, "--threshold", 0.9, "--workers", 1, "--batch-size", 1)[0] == 0
+        )
+
+    def test_changed_pixels_and_another_model_file_are_told(self, batch, tmp_path):
+        out, path, model = tmp_path / "out", tmp_path / "a.tif", tmp_path / "own.safetensors"
+        make_geotiff(path, smooth_noise(64, 64))
+        make_model(model, seed=1)
+        arguments = (path, "-o", out, "--model", model)
+        assert batch(*arguments)[0] == 0
+        make_geotiff(path, smooth_noise(64, 64, seed=3))
+        os.utime(path, (100, 100))
+        make_model(model, seed=2)
+        code, _, err = batch(*arguments)
+        assert code == 1
+        assert "a: the model is another file; the scene has changed since" in err
+        assert batch(*arguments, "--update")[0] == 0
+        path.unlink()  # what is done stays so when its scene is cleared away
+        assert batch(*arguments)[0] == 0
+
+    def test_a_scene_that_failed_while_it_was_done_again_can_be_tried_again(self, batch, tmp_path):
+        out, path = tmp_path / "out", tmp_path / "a.tif"
+        make_geotiff(path, smooth_noise(64, 64))
+        assert batch(path, "-o", out)[0] == 0
+        whole = path.read_bytes()
+        path.write_bytes(b"II*\0 this is no raster")
+        assert batch(path, "-o", out, "--update")[0] == 1
+        path.write_bytes(whole)
+        assert batch(path, "-o", out, "--retry-failed")[0] == 0
+
+    def test_done_scenes_are_not_opened(self, batch, folder, tmp_path, monkeypatch):
+        import tilingseg.job
+
+        out = tmp_path / "out"
+        assert batch(folder / "scene*.tif", "-o", out)[0] == 0
+        monkeypatch.delattr(tilingseg.job, "open_scene")
+        assert batch(folder / "scene*.tif", "-o", out)[0] == 0
+
+    def test_a_model_that_does_not_exist_ends_the_batch_before_it_begins(
+        self, batch, folder, tmp_path
+    ):
+        code, _, err = batch(folder / "*.tif", "-o", tmp_path / "out", "--model", "nowhere.safet")
+        assert code == 1
+        assert "there is no model file 'nowhere.safet'" in err
+        assert not (tmp_path / "out").exists()
+
+
+def standings(out, *entries):
+    return Ledger(out, RunOptions()).look_up(entries)
+
+
+def note(folder, name, scene, reason="gone"):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps({"scene": scene, "reason": reason}))
+
+
 class TestPlan:
     def test_overwriting_takes_every_scene(self, tmp_path):
-        entries = [SceneEntry(uri=f"/{name}.tif", name=name) for name in "abc"]
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "run.json").write_text("{}")
-        (tmp_path / "b").mkdir()
-        (tmp_path / "b" / "failed.json").write_text("{}")
-        plan = plan_batch(entries, tmp_path, BatchOptions(), overwrite=False)
-        assert ([e.name for e in plan.chosen], plan.n_done, plan.n_failed) == (["c"], 1, 1)
-        again = plan_batch(entries, tmp_path, BatchOptions(), overwrite=True)
-        assert again.chosen == tuple(entries)
+        entries = [SceneEntry(uri=f"/{name}.tif", name=name) for name in "ab"]
+        note(tmp_path / "a", "failed.json", "/a.tif")
+        ledger = Ledger(tmp_path, RunOptions())
+        plan = plan_batch(entries, ledger, BatchOptions())
+        assert [standing.entry.name for standing in plan.chosen] == ["b"]
+        assert (plan.n_left("failed"), plan.n_left("done")) == (1, 0)
+        again = plan_batch(entries, ledger, BatchOptions(overwrite=True))
+        assert again.chosen == plan.standings
 
-    def test_a_scene_that_is_done_again_and_fails_has_failed(self, tmp_path):
-        entry = SceneEntry(uri="/a.tif", name="a")
-        (tmp_path / "a").mkdir()
-        for name, changed_s in (("run.json", 100), ("failed.json", 200)):
-            (tmp_path / "a" / name).write_text('{"reason": "gone"}')
-            os.utime(tmp_path / "a" / name, (changed_s, changed_s))
-        assert Ledger(tmp_path).status(entry) == "failed"
-        os.utime(tmp_path / "a" / "run.json", (300, 300))
-        assert Ledger(tmp_path).status(entry) == "done"
+    def test_folders_stay_those_of_their_scenes_whatever_else_is_named(self, tmp_path):
+        first, second = (SceneEntry(uri=f"/{day}/a.tif", name="a") for day in ("x", "y"))
+        names = [standing.entry.name for standing in standings(tmp_path, first, second)]
+        assert len(set(names)) == 2
+        assert all(name.startswith("a-") for name in names)
+        note(tmp_path / names[1], "failed.json", second.uri)
+        note(tmp_path / "a", "failed.json", first.uri)
+        for entries in ((first, second), (second, first), (first,), (second,)):
+            for standing in standings(tmp_path, *entries):
+                assert standing.line.status == "failed"
+                assert standing.entry.name == ("a" if standing.entry.uri == first.uri else names[1])
+
+    def test_an_interrupted_run_keeps_its_folder_from_others(self, tmp_path):
+        work = tmp_path / "a" / ".tilingseg-work"
+        work.mkdir(parents=True)
+        (work / "plan.json").write_text('{"plan": {"scene": {"uri": "/x/a.tif"}}}')
+        (own,) = standings(tmp_path, SceneEntry(uri="/x/a.tif", name="a"))
+        (other,) = standings(tmp_path, SceneEntry(uri="/y/a.tif", name="a"))
+        assert (own.entry.name, own.line.status) == ("a", "waiting")
+        assert other.entry.name.startswith("a-")
+
+    def test_a_scene_that_is_done_again_and_fails_has_failed(self, batch, folder, tmp_path):
+        assert batch(folder / "scene0.tif", "-o", tmp_path)[0] == 0
+        done, failed = tmp_path / "scene0" / "run.json", tmp_path / "scene0" / "failed.json"
+        note(tmp_path / "scene0", "failed.json", str(folder / "scene0.tif"))
+        os.utime(done, (100, 100))
+        assert batch(folder / "scene0.tif", "-o", tmp_path)[0] == 1
+        os.utime(failed, (50, 50))
+        assert batch(folder / "scene0.tif", "-o", tmp_path)[0] == 0
 
     def test_a_report_that_cannot_be_read_is_a_failure_of_its_scene(self, tmp_path):
-        entry = SceneEntry(uri="/a.tif", name="a")
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "run.json").write_text("{")
-        _, (line,) = Ledger(tmp_path).summarise([entry])
-        assert line.status == "failed"
-        assert "is no report of a run" in line.reason
+        (standing,) = standings(tmp_path, SceneEntry(uri="/a.tif", name="a"))
+        assert standing.line.status == "failed"
+        assert "is no report of a run" in standing.line.reason
+        Ledger(tmp_path, RunOptions()).summarise([standing], ())
         assert "| a     | failed |" in (tmp_path / "summary.md").read_text(encoding="utf-8")
 
     def test_a_note_that_cannot_be_read_is_still_a_failure(self, tmp_path):
-        entry = SceneEntry(uri="/a.tif", name="a")
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "failed.json").write_text("{")
-        line = Ledger(tmp_path).line(entry)
-        assert line.status == "failed"
-        assert "cannot be read" in line.reason
+        (standing,) = standings(tmp_path, SceneEntry(uri="/a.tif", name="a"))
+        assert standing.line.status == "failed"
+        assert "cannot be read" in standing.line.reason
 
 
 class TestState:

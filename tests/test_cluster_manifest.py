@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tilingseg.cluster.manifest import absolute, list_scenes
+from tilingseg.cluster.manifest import list_scenes
 from tilingseg.errors import DependencyError, SceneError
 
 
@@ -45,14 +45,20 @@ class TestPaths:
         assert uris("a.tif") == [str(files / "a.tif")]
         assert uris("https://host/x/scene.tif?key=1") == ["https://host/x/scene.tif?key=1"]
         assert names("https://host/x/scene.tif?key=1.2") == ["scene"]
-        assert absolute("/vsizip/a.zip/b.tif") == "/vsizip/a.zip/b.tif"
+        assert uris("/vsizip/a.zip/b.tif") == ["/vsizip/a.zip/b.tif"]
 
-    def test_scenes_of_one_name_get_folders_of_their_own(self, files):
-        (files / "deep" / "a.tif").touch()
-        first, second = names(files / "a.tif", files / "deep" / "a.tif")
-        assert first != second
-        assert first.startswith("a-")
-        assert names(files / "deep" / "a.tif", files / "a.tif") == [second, first]
+    def test_a_file_is_one_scene_however_it_is_named(self, files, monkeypatch):
+        monkeypatch.chdir(files / "deep")
+        (files / "deep" / "l.csv").write_text("uri\n../a.tif\n")
+        spellings = (files / "a.tif", "../a.tif", "../deep/../a.tif", f"file://{files}/a.tif")
+        assert uris(*spellings, files / "*a.tif", "l.csv") == [str(files / "a.tif")]
+
+    def test_the_signature_of_a_url_makes_no_other_scene(self):
+        one, other = (f"https://host/x.tif?id=7&sig={text}&se=2026" for text in ("abc", "xyz"))
+        assert uris(one, other, "https://host/x.tif?id=8&sig=abc") == [
+            one,
+            "https://host/x.tif?id=8&sig=abc",
+        ]
 
     def test_a_zarr_folder_is_a_scene_and_another_folder_is_not(self, files):
         (files / "z.zarr").mkdir()
@@ -76,6 +82,17 @@ class TestLists:
     def test_csv_has_a_column(self, files, column):
         (files / "l.csv").write_text(f"date,{column}\n1,a.tif\n2,b.tif\n", encoding="utf-8-sig")
         assert names(files / "l.csv") == ["a", "b"]
+
+    def test_spaces_and_lines_inside_cells_of_csv_are_no_part_of_a_path(self, files, monkeypatch):
+        rows = 'note,uri\n"two\nlines", a.tif \n1,\n2,  \n3,~/b.tif\n'
+        (files / "l.csv").write_text(rows)
+        monkeypatch.setenv("HOME", str(files))
+        assert uris(files / "l.csv") == [str(files / "a.tif"), str(files / "b.tif")]
+
+    def test_a_cell_too_long_for_csv_is_refused(self, files):
+        (files / "l.csv").write_text(f"wkt,uri\n{'9' * 200_000},a.tif\n")
+        with pytest.raises(SceneError, match="no readable CSV file: field larger"):
+            names(files / "l.csv")
 
     @pytest.mark.parametrize("text", ["", "date,file\n1,a.tif\n"])
     def test_csv_without_the_column_is_refused(self, files, text):
@@ -145,6 +162,20 @@ class TestStac:
         assert uris(files / "i.json", asset="nir") == [str(files / "nir.tif")]
 
     @pytest.mark.parametrize(
+        ("assets", "message"),
+        [
+            ({"x": None}, "item 'it' has the assets none"),
+            ({"x": {"type": TIFF}}, "asset 'x' of item 'it' has no href"),
+            ({"x": {"type": TIFF, "href": None, "roles": None}}, "has no href"),
+            ({"x": {"type": TIFF, "href": " "}}, "has no href"),
+        ],
+    )
+    def test_assets_that_name_no_scene_are_refused(self, files, assets, message):
+        (files / "i.json").write_text(json.dumps(item("it", assets)))
+        with pytest.raises(SceneError, match=message):
+            names(files / "i.json")
+
+    @pytest.mark.parametrize(
         "text",
         [
             "{",
@@ -153,9 +184,8 @@ class TestStac:
             '{"type": "FeatureCollection", "features": [{}]}',
             '{"type": "FeatureCollection", "features": ["a"]}',
             '{"type": "FeatureCollection", "features": null}',
-            '{"type": "Feature", "id": "i", "assets": {"a": null}}',
-            '{"type": "Feature", "id": "i", "assets": {"a": {}}}',
             '{"type": "Catalog", "links": null}',
+            '{"type": "Catalog", "links": ["i.json"]}',
         ],
     )
     def test_what_is_no_stac_is_refused(self, files, text):

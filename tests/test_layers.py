@@ -43,10 +43,14 @@ MAY_IMPORT = {
         *("atomic", "errors", "export", "output_folder", "places", "plan", "progress"),
         *("records", "vector_outputs"),
     },
-    "job": {"area", "errors", "infer", "model", "output_folder", "plan", "readers", "records"},
+    "job": {
+        *("area", "errors", "infer", "model", "output_folder", "places", "plan", "readers"),
+        *("records",),
+    },
+    "request": {"job", "model", "places", "records"},
     "flow": {
         *("area", "errors", "infer", "job", "output_folder", "outputs", "progress", "readers"),
-        *("records", "scaling", "stitch", "store"),
+        *("records", "request", "scaling", "stitch", "store"),
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {
@@ -69,6 +73,7 @@ MAY_IMPORT = {
         "places",
         "progress",
         "records",
+        "request",
         "store",
         "vectorize",
     },

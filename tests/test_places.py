@@ -4,7 +4,16 @@ import pytest
 
 from tilingseg.atomic import write_whole
 from tilingseg.errors import DependencyError, OutputError
-from tilingseg.places import is_remote, move, place, refusals, remove, upload
+from tilingseg.places import (
+    absolute,
+    is_remote,
+    move,
+    place,
+    refusals,
+    remove,
+    unsigned,
+    upload,
+)
 
 
 def files_under(path):
@@ -20,6 +29,37 @@ def test_paths_stay_paths():
     assert place("file:///a/b") == Path("/a/b")
     assert place(Path("/a")) == Path("/a")
     assert not is_remote(place("a/b"))
+
+
+def test_a_path_has_one_spelling(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for text in (
+        "a.tif",
+        "./a.tif",
+        "deep/../a.tif",
+        "deep//..//a.tif",
+        f"file://{tmp_path}/a.tif",
+    ):
+        assert absolute(text, tmp_path) == str(tmp_path / "a.tif")
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "else" / "where")
+    assert Path(absolute("link/../a.tif", tmp_path)).resolve() == tmp_path / "else" / "a.tif"
+    for text in ("s3://b/../a.tif", "/vsizip/a.zip/../b.tif", "https://h/a.tif"):
+        assert absolute(text, tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("https://h/a.tif?sv=1&se=2&sig=x%3D", "https://h/a.tif"),
+        ("https://h/a.tif?X-Amz-Date=1&id=3&X-Amz-Signature=2", "https://h/a.tif?id=3"),
+        ("https://h/get?size=3&id=4", "https://h/get?size=3&id=4"),
+        ("/a?sig=1.tif", "/a?sig=1.tif"),
+        ("s3://b/a.tif", "s3://b/a.tif"),
+    ],
+)
+def test_signatures_are_no_part_of_a_url(url, plain):
+    assert unsigned(url) == plain
 
 
 def test_an_unknown_kind_of_store_is_named():

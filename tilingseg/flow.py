@@ -23,6 +23,7 @@ from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish
 from tilingseg.progress import Watch, silent
 from tilingseg.records import RegionReport
+from tilingseg.request import request_of
 from tilingseg.scaling import decide_scaling
 from tilingseg.stitch import Decision, stitch
 from tilingseg.store import RegionWriter, WorkStore
@@ -62,12 +63,13 @@ def run(
             call goes on from there.
     """
     options = options or RunOptions()
+    request = request_of(str(uri), options)
     job, folder = prepare_in(str(uri), out_dir, options)
     try:
         store = open_store(job, folder, options)
         if (text := store.finished_report()) is not None:
             return finish(store, folder, text)
-        before = Before(n_resumed=len(store.completed_indexes()))
+        before = Before(request=request, n_resumed=len(store.completed_indexes()))
         _infer_regions(job, store, progress)
         return publish(job.reader, store, folder, options.outputs, before, progress)
     finally:

@@ -34,6 +34,7 @@ from tilingseg.infer import (
 from tilingseg.model.ensemble import check_alike, common_geometry
 from tilingseg.model.load import DEFAULT_MODEL, load_model
 from tilingseg.output_folder import OutputOptions
+from tilingseg.places import absolute
 from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
 from tilingseg.readers import open_scene
 from tilingseg.records import Scaling
@@ -194,7 +195,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
 
 def _one_spelling(uri: str) -> str:
     """Return the absolute path of a local scene: `./a.tif` and `a.tif` are one plan."""
-    return str(Path(uri).absolute()) if uri and Path(uri).exists() else uri
+    return absolute(uri) if uri and Path(uri).exists() else uri
 
 
 def with_engine(job: Job, engine: str | None) -> Job:

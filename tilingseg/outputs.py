@@ -5,7 +5,7 @@
     <scene>_mask.zarr           on request
     <scene>_<layer>.geojson     vectors, one file a layer and format
     preview.png                 scene, mask and outlines
-    run.json                    plan, versions, counts, seconds; written last
+    run.json                    request, plan, versions, counts, seconds; written last
     .tilingseg-work/            the work store; gone when the run is complete
 
 `run.json` is the sign of a complete run. Between the last output and `run.json` the report waits
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import put_in_place, write_whole
 from tilingseg.errors import OutputError
@@ -41,7 +41,7 @@ from tilingseg.records import RunReport, to_json, tuples
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from tilingseg.output_folder import OutputOptions
     from tilingseg.progress import Progress
@@ -58,8 +58,10 @@ MAX_OUTLINES = 50_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """What was done before a store is published."""
+    """What is settled before a store is published."""
 
+    request: Mapping[str, Any]
+    """What was asked for, JSON types; see `request`."""
     n_resumed: int = 0
     """Regions that an earlier run had completed."""
     gathered: Gathered | None = None
@@ -81,7 +83,7 @@ def publish(
         store: masks and probabilities.
         folder: where the outputs go.
         options: what is written.
-        before: what was done before.
+        before: what is settled.
         progress: told how far the vectors are.
 
     Raises:
@@ -104,7 +106,7 @@ def publish(
             results.outputs.append(("preview", str(waiting.preview)))
     results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
     results.outputs.append(("report", str(folder.report)))
-    text = _report_text(store, _report(store, results, before.n_resumed))
+    text = _report_text(store, _report(store, results, before.n_resumed), before.request)
     store.mark_finished(text)
     return finish(store, folder, text)
 
@@ -155,10 +157,23 @@ def read_report(folder: OutputFolder) -> RunReport | None:
         OutputError: the file is no report.
     """
     try:
-        return _report_of(folder.report.read_text(encoding="utf-8"))
+        text = folder.report.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except refusals(ValueError, KeyError, TypeError) as error:
+    except refusals(ValueError) as error:
+        raise OutputError(f"{folder.report} cannot be read: {why(error)}") from error
+    return report_in(folder, text)
+
+
+def report_in(folder: OutputFolder, text: str) -> RunReport:
+    """Return the report that the text of `run.json` holds.
+
+    Raises:
+        OutputError: it is no report.
+    """
+    try:
+        return _report_of(text)
+    except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{folder.report} is no report of a run ({error}); remove the folder to start anew"
         ) from error
@@ -235,10 +250,11 @@ def _report(store: WorkStore, results: Results, n_resumed: int) -> RunReport:
     )
 
 
-def _report_text(store: WorkStore, report: RunReport) -> str:
+def _report_text(store: WorkStore, report: RunReport, request: Mapping[str, Any]) -> str:
     return json.dumps(
         {
             "report": to_json(report),
+            "request": request,
             "plan": plan_identity(store.plan),
             "scaling": to_json(store.scaling),
             "versions": _versions(),

@@ -1,4 +1,4 @@
-"""Where outputs stand: in a folder, or under a prefix of an object store (`s3://…`, `gs://…`).
+"""Where files stand: in a folder, or under a prefix of an object store (`s3://…`, `gs://…`).
 
 Both are used as a `Path`: universal_pathlib gives the objects of a store the methods of files, and
 fsspec knows credentials and endpoints as it does for scenes. What differs is kept here. An object
@@ -9,6 +9,8 @@ library.
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +20,13 @@ from tilingseg.errors import DependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_SIGNATURE = re.compile(
+    r"(x-(amz|goog)-[^=]*|awsaccesskeyid|googleaccessid|key-pair-id|policy|signature|expires|token|"
+    r"access_token|sig|se|sp|spr|sr|st|sv|ske|skoid|sks|skt|sktid|skv)=",
+    re.IGNORECASE,
+)
+"""Parameters of signed URLs: Amazon, Google, CloudFront, Azure and bearer tokens."""
 
 
 def place(where: str | Path) -> Path:
@@ -45,6 +54,32 @@ def place(where: str | Path) -> Path:
             "of fsspec for this kind of store"
         ) from error
     return cast("Path", path)
+
+
+def absolute(uri: str, folder: Path | None = None) -> str:
+    """Spell a local path in one way, absolute and without `..`; URLs stay as they are.
+
+    Args:
+        uri: path or URL of a scene or of another file.
+        folder: what a relative path is seen from; None: the current folder.
+    """
+    uri = uri.removeprefix("file://")
+    if "://" in uri or uri.startswith(("/vsi", "s3:", "http:", "https:")):
+        return uri
+    at_home = uri.startswith("~/")
+    path = str((folder or Path.cwd()).absolute() / (Path(uri).expanduser() if at_home else uri))
+    plain = os.path.normpath(path)
+    # behind a link to a folder, `..` is another place than in the text
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
+
+
+def unsigned(uri: str) -> str:
+    """Leave out what signs a URL: the same object has another signature every night."""
+    base, mark, query = uri.partition("?")
+    if not mark or "://" not in base:
+        return uri
+    kept = [part for part in query.split("&") if not _SIGNATURE.match(part)]
+    return base + mark * bool(kept) + "&".join(kept)
 
 
 def is_remote(path: Path) -> bool:

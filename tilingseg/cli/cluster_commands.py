@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tilingseg.cluster.batch import BatchPlan, CarryOut
-    from tilingseg.cluster.ledger import Line
+    from tilingseg.cluster.ledger import Ledger
     from tilingseg.cluster.outcome import BatchState
     from tilingseg.cluster.recipe import ClusterRecipe
+    from tilingseg.cluster.summary import Line
     from tilingseg.job import RunOptions
     from tilingseg.progress import Progress
     from tilingseg.records import RunReport
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     Command = Callable[..., None]
 
 MAX_LISTED = 20
-"""Failed scenes that are listed; the summary has them all."""
+"""Failed and outdated scenes that are listed; the summary has them all."""
 
 
 def cluster_flags(command: Command) -> Command:
@@ -158,7 +159,13 @@ def _steps(state: BatchState) -> str:
     metavar="FOLDER|URL",
     help="Folder of the batch, or s3://…: one folder a scene, and the summary.",
 )
-@click.option("-f", "--overwrite", is_flag=True, help="Do scenes again that are done.")
+@click.option("-f", "--overwrite", is_flag=True, help="Do all scenes again.")
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Do scenes again whose results are outdated: of other options, another model file or "
+    "another revision of the scene.",
+)
 @click.option(
     "--resume/--no-resume", default=True, help="Go on with interrupted scenes, or start anew."
 )
@@ -174,35 +181,43 @@ def batch(scenes: tuple[str, ...], *, dry_run: bool, quiet: bool, **wishes: Any)
     """Segment many SCENES: paths, URLs, patterns, .txt, .csv, .parquet or STAC .json files.
 
     Scenes that are done are skipped, so that the same command does what is missing. Exits with 1
-    while a scene has failed.
+    while a scene has failed, or has results of something else than what is asked for.
     """
     from tilingseg.cluster.batch import BatchOptions, plan_batch
+    from tilingseg.cluster.ledger import Ledger
     from tilingseg.cluster.manifest import list_scenes
 
     options = full_options(wishes)
     _recipe(wishes)  # wrong names are told before the night, and by a dry run too
-    out_dir = wishes["out"].absolute()
-    wanted = BatchOptions(retry_failed=wishes["retry_failed"], limit=wishes["limit"])
-    entries = list_scenes(scenes, wishes["asset"])
-    plan = plan_batch(entries, out_dir, wanted, overwrite=options.overwrite)
+    flags = ("retry_failed", "update", "overwrite", "limit")
+    wanted = BatchOptions(**{name: wishes[name] for name in flags})
+    ledger = Ledger(wishes["out"].absolute(), options)
+    plan = plan_batch(list_scenes(scenes, wishes["asset"]), ledger, wanted)
     if dry_run:
-        for entry in plan.chosen:
-            click.echo(f"{entry.uri} → {wishes['out'] / entry.name}")
+        for standing in plan.chosen:
+            click.echo(f"{standing.entry.uri} → {wishes['out'] / standing.entry.name}")
         print_rows(_counts(plan), err=True)
         return
-    path, lines = _carry_out(plan, out_dir, options, wishes, quiet=quiet)
+    path, lines = _carry_out(plan, ledger, options, wishes, quiet=quiet)
     if not quiet:
         click.echo(path)
         print_rows(_results(plan, lines), err=True)
-    if n_failed := sum(line.status == "failed" for line in lines):
-        raise ClusterError(
-            f"{n_failed:,} of {len(lines):,} scenes failed, see {path.with_name('summary.md')}; "
-            "try them again with --retry-failed"
-        )
+    if lacks := _lacks(lines):
+        raise ClusterError(f"{lacks}; see {path.with_name('summary.md')}")
+
+
+def _lacks(lines: list[Line]) -> str:
+    """Say which scenes have not what was asked for, and what to do; empty: none."""
+    lacks = (("failed", "failed", "--retry-failed"), ("outdated", "are outdated", "--update"))
+    return "; ".join(
+        f"{count:,} of {len(lines):,} scenes {words}, do them again with {flag}"
+        for status, words, flag in lacks
+        if (count := sum(line.status == status for line in lines))
+    )
 
 
 def _carry_out(
-    plan: BatchPlan, out_dir: Path, options: RunOptions, wishes: dict[str, Any], *, quiet: bool
+    plan: BatchPlan, ledger: Ledger, options: RunOptions, wishes: dict[str, Any], *, quiet: bool
 ) -> tuple[Path, list[Line]]:
     from tilingseg.cluster.batch import one_by_one, run_batch
     from tilingseg.cluster.tasks import placed, shared
@@ -219,33 +234,36 @@ def _carry_out(
 
             carry_out = partial(foreman.carry_out, client)
         bar = stack.enter_context(contextlib.closing(BatchBar(quiet=quiet or not plan.chosen)))
-        return run_batch(plan, out_dir, options, carry_out, bar)
+        return run_batch(plan, ledger, options, carry_out, bar)
 
 
 def _counts(plan: BatchPlan) -> list[tuple[str, str]]:
     rows = [
-        ("scenes", f"{len(plan.entries):,}"),
+        ("scenes", f"{len(plan.standings):,}"),
         ("to do", f"{len(plan.chosen):,}"),
-        ("done", f"{plan.n_done:,} before"),
+        ("done", f"{plan.n_left('done'):,} before"),
     ]
-    if plan.n_failed:
-        rows.append(("failed", f"{plan.n_failed:,} before, tried again with --retry-failed"))
+    for status, flag in (("failed", "--retry-failed"), ("outdated", "--update")):
+        if count := plan.n_left(status):
+            rows.append((status, f"{count:,} before, done again with {flag}"))
     if plan.n_later:
         rows.append(("later", f"{plan.n_later:,} beyond the limit"))
     return rows
 
 
 def _results(plan: BatchPlan, lines: list[Line]) -> list[tuple[str, str]]:
-    failed = [line for line in lines if line.status == "failed"]
     done = [line for line in lines if line.status == "done"]
     pixels = sum(line.n_pixels_valid for line in done)
+    before = plan.n_left("done")
     rows = [
-        ("scenes", f"{len(lines):,}: {len(done):,} done, {plan.n_done:,} of them before"),
+        ("scenes", f"{len(lines):,}: {len(done):,} done, {before:,} of them before"),
         ("pixels", f"{pixels:,} valid, {sum(line.n_features for line in done):,} features"),
     ]
     if plan.n_later:
         rows.append(("later", f"{plan.n_later:,} beyond the limit"))
-    rows += [("failed", f"{line.scene}: {line.reason}") for line in failed[:MAX_LISTED]]
-    if len(failed) > MAX_LISTED:
-        rows.append(("failed", f"and {len(failed) - MAX_LISTED:,} more"))
+    for status in ("failed", "outdated"):
+        listed = [line for line in lines if line.status == status]
+        rows += [(status, f"{line.scene}: {line.reason}") for line in listed[:MAX_LISTED]]
+        if len(listed) > MAX_LISTED:
+            rows.append((status, f"and {len(listed) - MAX_LISTED:,} more"))
     return rows

@@ -1,18 +1,17 @@
 """Many scenes in one go: which are to be done, who does them, what became of them.
 
-A scene that is done is skipped, one that failed is tried again only when asked for: a batch that is
-repeated does what is missing and nothing else.
+A scene that is done is skipped; one that failed is tried again, one whose results are outdated is
+done again only when asked for: a batch that is repeated does what is missing and nothing else.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tilingseg import flow
-from tilingseg.cluster.ledger import Ledger
 from tilingseg.cluster.outcome import BatchState, Outcome, reason_of
 from tilingseg.cluster.tasks import SceneJob
 from tilingseg.errors import TilingSegError
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from tilingseg.cluster.ledger import Line
+    from tilingseg.cluster.ledger import Ledger, Standing
     from tilingseg.cluster.manifest import SceneEntry
     from tilingseg.cluster.outcome import Watch
+    from tilingseg.cluster.summary import Line
     from tilingseg.job import RunOptions
 
     CarryOut = Callable[[Iterable[SceneJob], int, Watch], Iterator[Outcome]]
@@ -35,6 +35,10 @@ class BatchOptions:
 
     retry_failed: bool = False
     """Try scenes again that failed before."""
+    update: bool = False
+    """Do scenes again whose results are outdated."""
+    overwrite: bool = False
+    """Do all scenes again."""
     limit: int | None = None
     """Most scenes to do now; None: all."""
 
@@ -43,56 +47,54 @@ class BatchOptions:
 class BatchPlan:
     """What a batch will do; no scene has been opened for it."""
 
-    entries: tuple[SceneEntry, ...]
-    """All scenes that were named."""
-    chosen: tuple[SceneEntry, ...]
+    standings: tuple[Standing, ...]
+    """How all the scenes stand that were named."""
+    chosen: tuple[Standing, ...]
     """Those that will be done now."""
-    n_done: int
-    """Scenes that are done."""
-    n_failed: int
-    """Scenes that failed before and are left alone."""
+    left: tuple[Standing, ...]
+    """Those that stay as they are."""
     n_later: int
     """Scenes beyond the limit."""
 
+    def n_left(self, status: str) -> int:
+        """Return how many scenes of a status stay as they are."""
+        return sum(standing.line.status == status for standing in self.left)
 
-def plan_batch(
-    entries: Iterable[SceneEntry], out_dir: Path, options: BatchOptions, *, overwrite: bool
-) -> BatchPlan:
+
+def plan_batch(entries: Iterable[SceneEntry], ledger: Ledger, options: BatchOptions) -> BatchPlan:
     """Look up which scenes are missing.
 
     Args:
         entries: all scenes.
-        out_dir: folder of the batch.
+        ledger: of the batch's folder.
         options: what the user asked for.
-        overwrite: do scenes again that are done.
+
+    Raises:
+        OutputError: the folder cannot be looked at.
     """
-    ledger, wanted, n_done, n_failed = Ledger(out_dir), [], 0, 0
-    entries = tuple(ledger.settle(entries))
-    for entry, status in zip(entries, ledger.statuses(entries), strict=True):
-        if status == "done" and not overwrite:
-            n_done += 1
-        elif status == "failed" and not (options.retry_failed or overwrite):
-            n_failed += 1
-        else:
-            wanted.append(entry)
-    chosen = tuple(wanted[: options.limit])
+    standings = tuple(ledger.look_up(entries))
+    wanted = {"waiting"}
+    wanted |= {"failed"} if options.retry_failed else set()
+    wanted |= {"outdated"} if options.update else set()
+    wanted |= {"done", "failed", "outdated"} if options.overwrite else set()
+    missing = [standing for standing in standings if standing.line.status in wanted]
+    chosen = tuple(missing[: options.limit])
     return BatchPlan(
-        entries=entries,
+        standings=standings,
         chosen=chosen,
-        n_done=n_done,
-        n_failed=n_failed,
-        n_later=len(wanted) - len(chosen),
+        left=tuple(standing for standing in standings if standing.line.status not in wanted),
+        n_later=len(missing) - len(chosen),
     )
 
 
 def run_batch(
-    plan: BatchPlan, out_dir: Path, options: RunOptions, carry_out: CarryOut, watch: Watch
+    plan: BatchPlan, ledger: Ledger, options: RunOptions, carry_out: CarryOut, watch: Watch
 ) -> tuple[Path, list[Line]]:
     """Do the chosen scenes of a batch.
 
     Args:
         plan: which scenes.
-        out_dir: folder of the batch: a folder for each scene, and the summary.
+        ledger: of the batch's folder.
         options: how each is done.
         carry_out: who does them: `one_by_one`, or the workers of a cluster.
         watch: told how far the batch is.
@@ -103,15 +105,20 @@ def run_batch(
     Raises:
         TilingSegError: the batch cannot go on at all; what is done is kept.
     """
-    ledger = Ledger(out_dir)
     jobs = (
-        SceneJob(uri=entry.uri, out_dir=ledger.of(entry), options=options) for entry in plan.chosen
+        SceneJob(
+            uri=standing.entry.uri,
+            out_dir=ledger.of(standing.entry),
+            # results that stand where something is to be done were asked to be replaced
+            options=replace(options, overwrite=options.overwrite or standing.has_results),
+        )
+        for standing in plan.chosen
     )
     # closed at once when this ends early: workers must not go on with what nobody waits for
     with closing(carry_out(jobs, len(plan.chosen), watch)) as outcomes:  # type: ignore[type-var]
         for outcome in outcomes:
             ledger.note(outcome)
-    return ledger.summarise(plan.entries)
+    return ledger.summarise(plan.standings, {standing.entry.name for standing in plan.chosen})
 
 
 def one_by_one(jobs: Iterable[SceneJob], n_scenes: int, watch: Watch) -> Iterator[Outcome]:

@@ -2,31 +2,42 @@
 
 `run.json` says that a scene is done, `failed.json` that it failed and why. A batch that is killed
 therefore knows at its next start what it had done, and two batches may share a folder. Of both, the
-newer one counts: a scene that is done again may fail. The summary is a table made from these files
-at the end, once for programs and once for people.
+newer one counts: a scene that is done again may fail.
+
+A scene is done where `run.json` tells of this very scene, in its present revision, with the options
+and the model that are asked for now. Results of something else are `outdated`: they are neither
+taken for what was asked for nor replaced before the user says so. No scene is opened for that; a
+local file costs a look into its folder, and what lies behind a URL is taken to be as it was.
+
+A scene's folder bears its name. Where that folder tells of another scene, or several new scenes
+have one name, a hash of the path or URL is added, and the folder that a scene once got stays its
+own whatever else is named beside it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import write_whole
+from tilingseg.cluster.summary import Line, write_summary
 from tilingseg.errors import OutputError
-from tilingseg.output_folder import OutputFolder
-from tilingseg.outputs import read_report
+from tilingseg.output_folder import WORK, OutputFolder
+from tilingseg.outputs import report_in
 from tilingseg.places import is_remote, refusals, remove, why
+from tilingseg.request import changes, file_revision, model_hash, scene_key, wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
     from tilingseg.cluster.manifest import SceneEntry
     from tilingseg.cluster.outcome import Outcome
+    from tilingseg.job import RunOptions
 
 FAILED = "failed.json"
 LOOKS = 16
@@ -34,76 +45,116 @@ LOOKS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One scene in the summary."""
+class Standing:
+    """How one scene stands."""
 
-    scene: str
-    """Name of its folder."""
-    status: str
-    """`done`, `failed` or `waiting`."""
-    uri: str
-    """Path or URL."""
-    folder: str
-    """Folder of its outputs."""
-    n_pixels_valid: int = 0
-    """Pixels that got a class or background."""
-    n_pixels_nodata: int = 0
-    """Pixels without data or outside the area."""
-    n_tiles: int = 0
-    """Tiles inferred."""
-    n_features: int = 0
-    """Features of all layers."""
-    seconds: float = 0.0
-    """Work of all stages, seconds, on whichever machine."""
-    reason: str = ""
-    """Why it failed."""
+    entry: SceneEntry
+    """The scene, under the name of its folder."""
+    line: Line
+    """What the summary says of it."""
+    has_results: bool = False
+    """Whether results of an earlier run stand in its folder, up to date or not."""
 
 
 class Ledger:
     """The folder of a batch: one folder a scene, and the summary."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use an existing folder or one that is made with the first scene."""
-        self.folder = folder
+    def __init__(self, folder: Path, options: RunOptions) -> None:
+        """Use an existing folder or one that is made with the first scene.
 
-    def of(self, entry: SceneEntry) -> Path:
-        """Return the folder of a scene's outputs."""
-        return self.folder / entry.name
-
-    def settle(self, entries: Iterable[SceneEntry]) -> list[SceneEntry]:
-        """Give each scene the folder it had before; none gets that of another scene.
-
-        Scenes of one name that come together have folders with a hash, one that comes alone has
-        not: which it was the reports tell.
+        Args:
+            folder: of the batch.
+            options: what is asked for; results of other options are outdated.
 
         Raises:
-            OutputError: a folder cannot be looked at.
+            ModelError: there is no such model.
         """
+        self.folder = folder
+        self._wishes = wishes(options)
+        self._model = model_hash(options)
+
+    def of(self, entry: SceneEntry) -> Path:
+        """Return the folder of a scene whose name is that of its folder."""
+        return self.folder / entry.name
+
+    def look_up(self, entries: Iterable[SceneEntry]) -> list[Standing]:
+        """Find the folder of each scene and how it stands.
+
+        Raises:
+            OutputError: the folder cannot be looked at.
+        """
+        entries = tuple(entries)
+        counts, folders = Counter(entry.name for entry in entries), self._folders()
+
+        def look(entry: SceneEntry) -> Standing:
+            own = replace(entry, name=f"{entry.name}-{_hash(entry)}")
+            if own.name in folders and (found := self._standing(own, is_own=True)):
+                return found
+            is_alone = counts[entry.name] == 1
+            if entry.name not in folders:
+                return self._waiting(entry if is_alone else own)
+            return self._standing(entry, is_own=is_alone) or self._waiting(own)
+
         with ThreadPoolExecutor(LOOKS) as pool:
-            return list(pool.map(self._settled, entries))
+            return list(pool.map(look, entries))
 
-    def _settled(self, entry: SceneEntry) -> SceneEntry:
-        names = dict.fromkeys((entry.unmistakable, entry.plain, entry.name))
-        owners = {name: _owner(self.folder / name) for name in names}
-        mine = next((name for name in names if owners[name] == entry.uri), None)
-        if mine is None:
-            mine = entry.name if owners[entry.name] is None else entry.unmistakable
-        return replace(entry, name=mine)
+    def _waiting(self, entry: SceneEntry) -> Standing:
+        folder = str(self.of(entry))
+        line = Line(scene=entry.name, status="waiting", uri=entry.uri, folder=folder)
+        return Standing(entry=entry, line=line)
 
-    def status(self, entry: SceneEntry) -> str:
-        """Return `done`, `failed` or `waiting`; opens no file."""
-        done_s = _changed_s(self.of(entry) / "run.json")
-        failed_s = _changed_s(self.of(entry) / FAILED)
-        if done_s is None and failed_s is None:
-            return "waiting"
-        if done_s is None:
-            return "failed"
-        return "done" if failed_s is None or failed_s <= done_s else "failed"
+    def _folders(self) -> frozenset[str]:
+        try:
+            return frozenset(path.name for path in self.folder.iterdir())
+        except FileNotFoundError:
+            return frozenset()
+        except refusals() as error:
+            raise OutputError(f"{self.folder} cannot be looked at: {why(error)}") from error
 
-    def statuses(self, entries: Iterable[SceneEntry]) -> list[str]:
-        """Return the status of each entry."""
-        with ThreadPoolExecutor(LOOKS) as pool:
-            return list(pool.map(self.status, entries))
+    def _standing(self, entry: SceneEntry, *, is_own: bool) -> Standing | None:
+        """Read how a scene stands in a folder that exists; None: it is another scene's.
+
+        Args:
+            entry: the scene, under the name of the folder.
+            is_own: a folder that tells of no scene is this one's.
+        """
+        folder, path = self.of(entry), self.of(entry) / FAILED
+        done, failed = _read(folder / "run.json"), _read(path)
+        run, note = _parsed(done), _parsed(failed)
+        if (owner := _owner(folder, run, note)) != scene_key(entry.uri) and (owner or not is_own):
+            return None
+        waiting = self._waiting(entry)
+        if done is not None and (failed is None or not _is_newer(path, folder / "run.json")):
+            found = self._found(entry, done, run)
+        elif failed is not None:
+            found = {"status": "failed", "reason": _at(note, "reason") or f"{path} cannot be read"}
+        else:
+            return waiting
+        line = replace(waiting.line, **found)
+        return Standing(entry=entry, line=line, has_results=done is not None)
+
+    def _found(self, entry: SceneEntry, text: str, run: Any) -> dict[str, Any]:
+        """Return what `run.json` says of a scene, as fields of its line."""
+        try:
+            found = _counts(OutputFolder(path=self.of(entry), scene=entry.name), text)
+            different = self._differences(entry, run)
+        except OutputError as error:
+            return {"status": "failed", "reason": str(error)}
+        status = "outdated" if different else "done"
+        return {**found, "status": status, "reason": "; ".join(different)}
+
+    def _differences(self, entry: SceneEntry, run: dict[str, Any]) -> list[str]:
+        """List why the results of a run are not those that are asked for."""
+        request = run.get("request")
+        if request is None:  # by a version that did not keep it
+            return []
+        found = changes(request["options"], self._wishes)
+        if run["plan"]["model"]["sha256"] != self._model:
+            found.append("the model is another file")
+        now = file_revision(entry.uri)
+        if now and request["revision"] and now != request["revision"]:
+            found.append("the scene has changed since")
+        return found
 
     def note(self, outcome: Outcome) -> None:
         """Keep what became of a scene.
@@ -112,55 +163,88 @@ class Ledger:
             OutputError: the folder cannot be written.
         """
         path = outcome.job.out_dir / FAILED
+        note = {"scene": scene_key(outcome.job.uri), "reason": outcome.reason}
         try:
             if outcome.report is not None:
                 remove(path)
                 return
             if not is_remote(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"uri": outcome.job.uri, "reason": outcome.reason}, indent=1)
-            write_whole(path, text)
+            write_whole(path, json.dumps(note, indent=1))
         except refusals(OutputError) as error:
             failed = f"{outcome.job.uri} failed ({outcome.reason}), and " if outcome.reason else ""
             raise OutputError(
                 f"{failed}the output folder {path.parent} cannot be written: {why(error)}"
             ) from error
 
-    def line(self, entry: SceneEntry) -> Line:
-        """Read what became of a scene."""
-        folder, status = self.of(entry), self.status(entry)
-        found: dict[str, Any] = {}
-        if status == "failed":
-            found["reason"] = _reason(folder / FAILED)
-        elif status == "done":
-            try:
-                found = _counts(OutputFolder(path=folder, scene=entry.name))
-            except OutputError as error:
-                status, found["reason"] = "failed", str(error)
-        return Line(scene=entry.name, status=status, uri=entry.uri, folder=str(folder), **found)
+    def summarise(
+        self, before: Iterable[Standing], tried: Container[str]
+    ) -> tuple[Path, list[Line]]:
+        """Write the summary of the batch.
 
-    def summarise(self, entries: Iterable[SceneEntry]) -> tuple[Path, list[Line]]:
-        """Write the summary as Parquet, or CSV where pyarrow is missing, and as a readable table.
+        Args:
+            before: how the scenes stood.
+            tried: names of those that were done again; they and what was not done are looked up.
 
         Returns:
-            Path of the former, and the lines in the order of the entries.
+            Path of the table for programs, and the lines in the order of the scenes.
 
         Raises:
             OutputError: it cannot be written.
         """
+
+        def look(standing: Standing) -> Line:
+            if standing.line.status == "done" and standing.entry.name not in tried:
+                return standing.line
+            now = self._standing(standing.entry, is_own=True)
+            return standing.line if now is None else now.line
+
         with ThreadPoolExecutor(LOOKS) as pool:
-            lines = list(pool.map(self.line, entries))
-        write_whole(self.folder / "summary.md", _readable(lines))
-        data = _parquet(lines)
-        path = self.folder / ("summary.csv" if data is None else "summary.parquet")
-        write_whole(path, _csv(lines) if data is None else data)
-        return path, lines
+            lines = list(pool.map(look, before))
+        return write_summary(self.folder, lines), lines
 
 
-def _counts(folder: OutputFolder) -> dict[str, Any]:
-    report = read_report(folder)
-    if report is None:
-        raise OutputError(f"{folder.report} is gone")
+def _hash(entry: SceneEntry) -> str:
+    return hashlib.sha256(scene_key(entry.uri).encode()).hexdigest()[:8]
+
+
+def _read(path: Path) -> str | None:
+    """Return what a file holds; None: there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError:
+        return ""
+    except refusals() as error:
+        raise OutputError(f"{path} cannot be read: {why(error)}") from error
+
+
+def _parsed(text: str | None) -> Any:
+    """Return what JSON holds; None: it is none, or there is no text."""
+    try:
+        return json.loads(text or "")
+    except ValueError:
+        return None
+
+
+def _owner(folder: Path, run: Any, note: Any) -> str:
+    """Return the scene that a folder tells of; empty: of none."""
+    found = _at(run, "request", "scene") or _at(run, "report", "scene") or _at(note, "scene")
+    if not found:  # a run that was interrupted
+        found = _at(_parsed(_read(folder / WORK / "plan.json")), "plan", "scene", "uri")
+    return scene_key(found) if found else ""
+
+
+def _at(found: Any, *keys: str) -> str:
+    """Return a text inside parsed JSON; empty: it is not there."""
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _counts(folder: OutputFolder, text: str) -> dict[str, Any]:
+    report = report_in(folder, text)
     return {
         "n_pixels_valid": report.n_pixels_valid,
         "n_pixels_nodata": report.n_pixels_nodata,
@@ -170,71 +254,8 @@ def _counts(folder: OutputFolder) -> dict[str, Any]:
     }
 
 
-def _owner(folder: Path) -> str | None:
-    """Return the uri of the scene that a folder was used for; None: of none."""
-    for name, where in (("run.json", ("report", "scene")), (FAILED, ("uri",))):
-        try:
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-            for key in where:
-                found = found[key]
-            return str(found)
-        except FileNotFoundError:
-            continue
-        except refusals(ValueError, KeyError, TypeError):
-            return None  # its status will say what is wrong with it
-    return None
-
-
-def _changed_s(path: Path) -> float | None:
-    """Return when a file was last written, seconds; None: there is none."""
+def _is_newer(path: Path, other: Path) -> bool:
     try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None
+        return path.stat().st_mtime > other.stat().st_mtime
     except refusals() as error:
         raise OutputError(f"{path} cannot be looked at: {why(error)}") from error
-
-
-def _reason(path: Path) -> str:
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
-    except refusals(ValueError, KeyError, TypeError):
-        return f"{path} cannot be read"
-
-
-def _parquet(lines: list[Line]) -> bytes | None:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        return None
-    names = [item.name for item in fields(Line)]
-    buffer = io.BytesIO()
-    table = pyarrow.table({name: [getattr(line, name) for line in lines] for name in names})
-    parquet.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def _readable(lines: list[Line]) -> str:
-    """Lay the summary out as a table of Markdown, the failed scenes first."""
-    order = {"failed": 0, "waiting": 1}
-    rows = [("scene", "status", "valid px", "features", "seconds", "reason")]
-    for line in sorted(lines, key=lambda line: order.get(line.status, 2)):
-        numbers = (f"{line.n_pixels_valid:,}", f"{line.n_features:,}", f"{line.seconds:,.1f}")
-        reason = line.reason.replace("|", "\\|")
-        rows.append((line.scene, line.status, *numbers, reason))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    texts = [
-        [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)] for row in rows
-    ]
-    texts.insert(1, ["-" * width for width in [*widths, len("reason")]])
-    return "".join(f"| {' | '.join(text)} |\n" for text in texts)
-
-
-def _csv(lines: list[Line]) -> str:
-    names = [item.name for item in fields(Line)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(line, name) for name in names] for line in lines)
-    return text.getvalue()

@@ -9,25 +9,25 @@
 `items.json`           a STAC ItemCollection, Item, Catalog or Collection with its linked items
 =====================  ==========================================================================
 
-Paths in a file are relative to that file. Every scene gets the name of its output folder: its stem,
-or the id of its STAC item; scenes of one name are told apart by a hash of their uri. No scene is
-opened.
+Paths in a file are relative to that file. Every scene has a name, its stem or the id of its STAC
+item; which folder that becomes beside others of the same name is the ledger's to say. Opens no
+scene.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
-import hashlib
+import io
 import json
-import os
 import re
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilingseg.errors import DependencyError, SceneError
+from tilingseg.places import absolute
+from tilingseg.request import scene_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,18 +48,7 @@ class SceneEntry:
     uri: str
     """Absolute path, or URL."""
     name: str
-    """Name of its output folder."""
-
-    @property
-    def unmistakable(self) -> str:
-        """The same with a hash of its uri, which no other scene has."""
-        mark = f"-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}"
-        return self.name.removesuffix(mark) + mark
-
-    @property
-    def plain(self) -> str:
-        """The same without the hash."""
-        return self.unmistakable[: -len("-01234567")]
+    """Its stem or id; in a batch the name of its output folder."""
 
 
 def list_scenes(arguments: Iterable[str], asset: str | None = None) -> list[SceneEntry]:
@@ -75,28 +64,13 @@ def list_scenes(arguments: Iterable[str], asset: str | None = None) -> list[Scen
     """
     found: dict[str, SceneEntry] = {}
     for argument in arguments:
-        before = len(found)
         n_entries = 0
         for entry in _entries(argument, asset):
-            found.setdefault(entry.uri, entry)
+            found.setdefault(scene_key(entry.uri), entry)
             n_entries += 1
-        if len(found) == before and not n_entries:
+        if not n_entries:
             raise SceneError(f"{argument} names no scene")
-    counts = Counter(entry.name for entry in found.values())
-    return [
-        entry if counts[entry.name] == 1 else replace(entry, name=entry.unmistakable)
-        for entry in found.values()
-    ]
-
-
-def absolute(uri: str, folder: Path | None = None) -> str:
-    """Make a local path absolute, seen from a folder; None: the current one. URLs stay as they are.
-
-    Workers have a current folder of their own.
-    """
-    if "://" in uri or uri.startswith(("/vsi", "s3:", "http:", "https:")):
-        return uri
-    return os.path.abspath((folder or Path.cwd()) / Path(uri).expanduser())  # noqa: PTH100
+    return list(found.values())
 
 
 def _entries(argument: str, asset: str | None) -> Iterator[SceneEntry]:
@@ -112,10 +86,7 @@ def _entries(argument: str, asset: str | None) -> Iterator[SceneEntry]:
         lines = (line.strip() for line in _text(path).splitlines())
         yield from (_entry(x, path.parent) for x in lines if x and not x.startswith("#"))
     elif suffix == ".csv":
-        rows = csv.DictReader(_text(path).splitlines())
-        column = _column(path, list(rows.fieldnames or ()))
-        cells = ((row[column] or "").strip() for row in rows)
-        yield from (_entry(cell, path.parent) for cell in cells if cell)
+        yield from (_entry(uri, path.parent) for uri in _csv(path))
     elif suffix == ".parquet":
         yield from (_entry(uri, path.parent) for uri in _parquet(path))
     elif suffix in (".json", ".geojson"):
@@ -155,6 +126,16 @@ def _column(path: Path, names: list[str]) -> str:
     )
 
 
+def _csv(path: Path) -> list[str]:
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        column = _column(path, list(rows.fieldnames or ()))
+        cells = [row[column] for row in rows]
+    except csv.Error as error:
+        raise SceneError(f"{path} is no readable CSV file: {error}") from error
+    return [cell.strip() for cell in cells if cell and cell.strip()]
+
+
 def _parquet(path: Path) -> list[str]:
     try:
         import pyarrow
@@ -168,7 +149,7 @@ def _parquet(path: Path) -> list[str]:
         values = parquet.read_table(path, columns=[column])[column].to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise SceneError(f"{path} is no readable Parquet file: {error}") from error
-    return [str(value) for value in values if value]
+    return [str(value).strip() for value in values if value and str(value).strip()]
 
 
 def _stac(path: Path, asset: str | None) -> Iterator[SceneEntry]:
@@ -177,10 +158,10 @@ def _stac(path: Path, asset: str | None) -> Iterator[SceneEntry]:
     while waiting:
         path = waiting.pop(0)
         for item in _items(path, waiting, seen):
-            if item.get("type") != "Feature" or not _holds_records(item.get("assets")):
+            if item.get("type") != "Feature" or not isinstance(item.get("assets"), dict):
                 raise SceneError(f"{path}: {item.get('id', 'an entry')} is no STAC item")
             href = _asset(path, item, asset)
-            yield _entry(href, path.parent, str(item.get("id", "")) or None)
+            yield _entry(href, path.parent, str(item.get("id") or "") or None)
 
 
 def _items(path: Path, waiting: list[Path], seen: set[Path]) -> list[dict[str, Any]]:
@@ -191,16 +172,13 @@ def _items(path: Path, waiting: list[Path], seen: set[Path]) -> list[dict[str, A
         raise SceneError(f"{path} is not JSON: {error}") from error
     kind = raw.get("type") if isinstance(raw, dict) else None
     if kind == "FeatureCollection":
-        features = raw.get("features")
-        if not isinstance(features, list) or not _holds_records(dict(enumerate(features))):
-            raise SceneError(f"{path} is no STAC ItemCollection: its features are no objects")
-        return features
+        return _objects(path, raw, "features")
     if kind == "Feature":
         return [raw]
     if kind not in ("Catalog", "Collection"):
         raise SceneError(f"{path} is neither a STAC ItemCollection, Item, Catalog nor Collection")
-    for link in raw.get("links") or []:
-        if isinstance(link, dict) and link.get("rel") in ("item", "child"):
+    for link in _objects(path, raw, "links"):
+        if link.get("rel") in ("item", "child"):
             href = str(link.get("href", ""))
             if "://" in href:
                 raise SceneError(f"{path} links to {href}: save the items to a file first")
@@ -211,8 +189,15 @@ def _items(path: Path, waiting: list[Path], seen: set[Path]) -> list[dict[str, A
     return []
 
 
+def _objects(path: Path, raw: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = raw.get(key)
+    if not isinstance(found, list) or not all(isinstance(part, dict) for part in found):
+        raise SceneError(f"{path}: {key!r} is no list of objects, so this is no STAC file")
+    return found
+
+
 def _asset(path: Path, item: dict[str, Any], wanted: str | None) -> str:
-    assets = item["assets"]
+    assets = {name: asset for name, asset in item["assets"].items() if isinstance(asset, dict)}
     if wanted is not None:
         names = [wanted] if wanted in assets else []
     else:
@@ -220,7 +205,7 @@ def _asset(path: Path, item: dict[str, Any], wanted: str | None) -> str:
             name
             for name, asset in assets.items()
             if str(asset.get("type", "")).partition(";")[0].strip() in RASTER_TYPES
-            and not {"thumbnail", "overview"} & set(asset.get("roles") or ())
+            and not any(role in ("thumbnail", "overview") for role in asset.get("roles") or ())
         ]
         names = [name for name in rasters if name == "visual"] or rasters
         names = names or (list(assets) if len(assets) == 1 else [])
@@ -230,11 +215,6 @@ def _asset(path: Path, item: dict[str, Any], wanted: str | None) -> str:
             "one with --asset"
         )
     href = assets[names[0]].get("href")
-    if not href or not isinstance(href, str):
-        raise SceneError(f"{path}: asset {names[0]} of item {item.get('id')!r} has no href")
-    return href
-
-
-def _holds_records(found: Any) -> bool:
-    """Tell whether a JSON value is an object of objects."""
-    return isinstance(found, dict) and all(isinstance(value, dict) for value in found.values())
+    if not isinstance(href, str) or not href.strip():
+        raise SceneError(f"{path}: asset {names[0]!r} of item {item.get('id')!r} has no href")
+    return href.strip()

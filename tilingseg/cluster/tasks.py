@@ -23,15 +23,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from tilingseg.cluster.manifest import absolute
 from tilingseg.cluster.vectors import GatheredVectors, tree_levels, vectorize_part
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.flow import open_store, prepare_in, run_region
 from tilingseg.infer import freed_memory_kept
 from tilingseg.job import load_once
 from tilingseg.outputs import Before, finish, publish, read_report
-from tilingseg.places import is_remote
+from tilingseg.places import absolute, is_remote
 from tilingseg.progress import Watch
+from tilingseg.request import request_of
 from tilingseg.store import WorkStore
 
 if TYPE_CHECKING:
@@ -236,6 +236,7 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
     Raises:
         TilingSegError: the outputs cannot be written; the work store is kept.
     """
+    request = request_of(scene.uri, scene.options)
     job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
     try:
         with _alone_in(folder.path):
@@ -248,7 +249,7 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
             outputs = scene.options.outputs
             in_parts = bool(tree_levels(job.plan, outputs))
             gathered = GatheredVectors(store, outputs) if in_parts else None
-            before = Before(n_resumed=n_resumed, gathered=gathered)
+            before = Before(request=request, n_resumed=n_resumed, gathered=gathered)
             return publish(job.reader, store, folder, outputs, before)
     finally:
         job.reader.close()

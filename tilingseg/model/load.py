@@ -119,12 +119,7 @@ def load_model(
     Raises:
         ModelError: there is no such model, the file is no model, or it contradicts its spec.
     """
-    path = _resolve(model)
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    path, digest = _resolve(model), file_sha256(model)
     if sha256 is not None and digest != sha256.lower():
         raise ModelError(f"{path} has the hash {digest}, expected {sha256}; get the file again")
     if path.suffix == _SUFFIX:
@@ -209,6 +204,20 @@ def _stored_as(path: Path) -> Literal["float32", "float16", "int8"]:
     if "I8" in kinds:
         return "int8"
     return "float16" if "F16" in kinds else "float32"
+
+
+def file_sha256(model: str | Path) -> str:
+    """Return the hexadecimal hash of a model's file, by name or path.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be read.
+    """
+    path = _resolve(model)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _resolve(model: str | Path) -> Path:
