@@ -121,6 +121,56 @@ class TestPlaces:
         assert ground_area(np.array([shape]))[0] == pytest.approx(area, rel=5e-3)
 
 
+@pytest.mark.parametrize("regularize", ["off", "auto", "strict"])
+class TestBuildingsInOddPlaces:
+    def test_without_a_georeference(self, tmp_path, regularize):
+        path = write(tmp_path / "m.tif", blocks(), transform=None)
+        run(path, tmp_path, ("geojson", "gpkg"), regularize, classes=("building",))
+        frame = read(tmp_path / "m_building.gpkg")
+        assert frame.crs is None
+        assert sorted(frame["area_px"]) == pytest.approx([1250, 1260], rel=0.01)
+        document = json.loads((tmp_path / "m_building.geojson").read_text())
+        assert document["features"][0]["properties"]["objectType"] == "detection"
+
+    def test_rings_that_would_touch_themselves(self, tmp_path, regularize):
+        ring = np.array([[1, 1, 1, 0, 1], [1, 0, 1, 1, 0], [1, 1, 0, 1, 0], [0, 1, 1, 1, 0]])
+        mask = np.pad(np.kron(ring, np.ones((7, 7), int)), 5).astype(np.uint8)
+        run(write(tmp_path / "m.tif", mask), tmp_path, ALL, regularize, classes=("building",))
+        for suffix in SUFFIXES:
+            frame = read(tmp_path / f"m_building{suffix}").to_crs(32633)
+            assert frame.geometry.is_valid.all()
+            assert frame.area.sum() == pytest.approx(mask.sum(), rel=0.05)
+
+    def test_across_the_antimeridian(self, tmp_path, regularize):
+        east = geopandas.GeoSeries([shapely.Point(180, -17)], crs=4326).to_crs(32701)[0]
+        path = write(tmp_path / "m.tif", blocks(), "EPSG:32701", (1, 0, east.x - 55, 0, -1, east.y))
+        run(path, tmp_path, ("geojson", "gpkg"), regularize, classes=("building",))
+        assert problems((tmp_path / "m_building.geojson").read_text()) == []
+        for suffix in (".geojson", ".gpkg"):
+            frame = read(tmp_path / f"m_building{suffix}")
+            assert sorted(frame["area_m2"]) == pytest.approx([1250, 1260], rel=0.01)
+        assert (
+            read(tmp_path / "m_building.geojson").geometry.geom_type.tolist().count("MultiPolygon")
+        )
+
+    def test_over_a_pole(self, tmp_path, regularize):
+        mask = np.zeros((90, 120), np.uint8)
+        mask[20:70, 35:85] = 1
+        path = write(tmp_path / "m.tif", mask, "EPSG:3031", (1, 0, -60, 0, -1, 45))
+        run(path, tmp_path, ("geojson", "gpkg"), regularize, classes=("building",))
+        assert problems((tmp_path / "m_building.geojson").read_text()) == []
+        (area,) = read(tmp_path / "m_building.gpkg")["area_m2"]
+        assert area == pytest.approx(2500 / 0.9728**2, rel=0.01)
+        (shape,) = read(tmp_path / "m_building.geojson").geometry
+        assert shape.bounds[1] == -90
+
+    def test_an_empty_mask(self, tmp_path, regularize):
+        path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))
+        result = run(path, tmp_path, ALL, regularize, classes=("building",))
+        assert result.n_features == {"building": 0}
+        assert len(read(tmp_path / "m_building.fgb")) == 0
+
+
 class TestMasks:
     def test_rings_that_would_touch_themselves_are_valid_in_every_format(self, tmp_path):
         mask = np.kron(
@@ -165,12 +215,12 @@ class TestMasks:
         for file in files:
             assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
-    def test_a_network_is_not_loaded(self, tmp_path):
+    def test_neither_a_network_nor_scipy_is_loaded_for_outlines(self, tmp_path):
         path = write(tmp_path / "m.tif", blocks())
         script = (
             "import sys\nfrom tilingseg.mask_flow import vectorize\n"
             f"vectorize({str(path)!r}, {str(tmp_path)!r})\n"
-            "heavy = {'torch', 'zarr', 'skimage'} & set(sys.modules)\n"
+            "heavy = {'torch', 'zarr', 'skimage', 'scipy'} & set(sys.modules)\n"
             "sys.exit(f'imported {heavy}' if heavy else 0)"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -48,6 +48,8 @@ _HOPELESS_PX = 1.0
 """Root mean square distance from which on the walls do not describe the outline."""
 _STEP_PX = 0.7
 """Simplification of an outline that keeps its own shape."""
+_LONG_PX = 3.0
+"""Pixel edges as long as this on both sides of a corner are no steps."""
 _MAX_LOSS = 0.1
 """Share of the area that this may change."""
 
@@ -134,15 +136,28 @@ def fit_footprints(
 def without_steps(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
     """Return traced polygons without the steps of pixels: nearer to the truth, with fewer corners.
 
-    The middles of pixel edges lie nearer to a smooth outline than their ends.
+    The middles of pixel edges lie nearer to a smooth outline than their ends. Corners between long
+    edges are real.
     """
     rings, part = shapely.get_rings(polygons, return_index=True)
-    outlines, _ = boundary_points(rings)
-    n = outlines.n_points
+    corners, ring = shapely.get_coordinates(rings, return_index=True)
+    is_edge = ring[1:] == ring[:-1]
+    start, ring = corners[:-1][is_edge], ring[:-1][is_edge]
+    step = corners[1:][is_edge] - start
+    length = np.hypot(*step.T)
+    n_edges = np.bincount(ring, minlength=len(rings))
+    before = np.arange(-1, len(length) - 1)
+    before[_first(n_edges)] += n_edges
+    is_real = np.minimum(length, length[before]) >= _LONG_PX
+    n_middles = np.maximum(1, np.rint(length)).astype(np.intp)
+    edge, place = spread(n_middles + is_real)
+    along = np.maximum(0.0, place - is_real[edge] + 0.5) / n_middles[edge]
+    points = start[edge] + step[edge] * along[:, None]
+    n = np.bincount(ring[edge], minlength=len(rings))
     ring, place = spread(n + 1)
-    points = outlines.points[:, outlines.offsets[ring] + place % n[ring]]
+    points = points[_first(n)[ring] + place % n[ring]]
     levels = offsets_of(n + 1), offsets_of(np.bincount(part, minlength=len(polygons)))
-    result = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points.T, levels)
+    result = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, levels)
     result = shapely.simplify(result, _STEP_PX, preserve_topology=True)
     # The corners that are lost are much of what is only a few pixels large.
     area = shapely.area(polygons)
