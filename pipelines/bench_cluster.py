@@ -2,7 +2,7 @@
 
     overhead N…       regions without data through a real scheduler: time a region, time to the
                       first one, memory of client and scheduler
-    scaling SCENE     one worker of one thread against two, in turns
+    scaling SCENE     one worker of one processor against two, in turns, stage by stage
     bits SCENE        one process, 1, 2 and 4 local workers and an external scheduler: same bytes?
     small SCENE       the scene cut into many small ones: a batch of them against the scene itself
 
@@ -39,7 +39,7 @@ from tilingseg.plan import TilingOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from distributed import Client
+    from distributed import Client, Worker
 
     from tilingseg.cluster.outcome import BatchState
 
@@ -124,7 +124,7 @@ def _empty_regions(
 @click.option("--region-size", default=1024, help="Side of a region, px.")
 @click.option("--turns", default=2, help="Runs of each.")
 def scaling(scene: str, region_size: int, turns: int) -> None:
-    """Time SCENE with one worker of one thread and with two."""
+    """Time SCENE with one worker of one processor and with two."""
     options = RunOptions(device="cpu", tiling=TilingOptions(region_px=region_size))
     best: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +172,7 @@ def _stages(job: SceneJob, options: RunOptions, workers: int) -> list[tuple[str,
     recipe = ClusterRecipe(kind="local", workers=workers)
     with open_cluster(recipe, options) as client:
         client.wait_for_workers(workers)
+        client.run(_pin)
         mark("start")
         (outcome,) = carry_out(client, [job], 1, watch)
     if outcome.report is None:
@@ -297,6 +298,13 @@ def _tilingseg(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", "tilingseg", *arguments], check=False)
     if done.returncode:
         raise click.ClickException(f"tilingseg {' '.join(arguments)} failed")
+
+
+def _pin(dask_worker: Worker) -> None:
+    """Give a worker one processor, as a batch system does: its reading threads would take more."""
+    processor = sorted(os.sched_getaffinity(0))[int(dask_worker.name) % (os.cpu_count() or 1)]
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {processor})
 
 
 def _workers_cpu_s(client: Client) -> float:

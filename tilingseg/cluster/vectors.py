@@ -2,9 +2,12 @@
 
     level 0   one task a region: its shapes become polygons; pieces of shapes that reach its side
               and the skeletons of its roads are kept
-    level 1…  one task for 4 × 4 of the level below: pieces are joined, shapes that are complete now
-              become polygons
+    level 1…  four tasks for 4 × 4 of the level below: pieces are joined, shapes that are complete
+              now become polygons
     publish   reads the polygons of all levels in the order of one process, and writes
+
+To join pieces is quick and to fit their shapes is not, least of all the block of an old town. So
+each of the four joins them all and fits a share of the shapes.
 
 What a task makes lies in the work store, in `vectors-…`: lines of JSON for polygons (coordinates as
 WKB, so that no bit is lost), arrays for pieces and skeletons. The pieces are written last: a task
@@ -39,15 +42,18 @@ from tilingseg.vectorize.strips import Measures, TracedStrip
 from tilingseg.vectorize.trace import shapes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from tilingseg.output_folder import OutputOptions
     from tilingseg.plan import RunPlan
+    from tilingseg.records import Shape
     from tilingseg.store import WorkStore
 
 FAN = 4
 """Parts along each side that one task joins."""
+SHARES = 4
+"""Tasks that share the shapes of one join."""
 SIDES = ("top", "bottom", "left", "right")
 MEASURES = ("n_pixels", "probability", "last")
 
@@ -56,7 +62,7 @@ def tree_levels(plan: RunPlan, options: OutputOptions) -> tuple[int, ...]:
     """Return how many tasks each level has; none where one region or no vectors are wanted."""
     if plan.n_regions == 1 or not set(options.formats) & set(VECTOR_SUFFIXES):
         return ()
-    return tuple(rows * cols for rows, cols in _shapes_of_levels(plan))
+    return _tasks_of_levels(plan)
 
 
 def vectorize_part(store: WorkStore, options: OutputOptions, level: int, number: int) -> None:
@@ -66,7 +72,7 @@ def vectorize_part(store: WorkStore, options: OutputOptions, level: int, number:
         store: all regions of it are complete, and so is the level below.
         options: how masks become vectors.
         level: of the tree, from 0.
-        number: of the task, row-major.
+        number: of the task: parts in row-major order, the shares of each one after the other.
 
     Raises:
         OutputError: the work store cannot be written.
@@ -75,7 +81,8 @@ def vectorize_part(store: WorkStore, options: OutputOptions, level: int, number:
     pieces = folder.of(level, number) / "pieces.npz"
     if pieces.exists():
         return
-    part = _Part(plan=store.plan, level=level, number=number)
+    part_number, share = divmod(number, _n_shares(level))
+    part = _Part(plan=store.plan, level=level, number=part_number)
     arrays: dict[str, Any] = {}
     alone = replace(options.vectors, workers=1)  # the cluster has its own processes
     for index in store.plan.model.class_indexes:
@@ -89,11 +96,14 @@ def vectorize_part(store: WorkStore, options: OutputOptions, level: int, number:
         left_out: Counter[str] = Counter()
         threshold = store.plan.model.thresholds[index]
         shapes = shapes_of(index + 1, store.keeps_probability, traced.polygons, traced.complete)
+        if level > 0:
+            shapes = iter(_shared(shapes)[share])
         found = polygons_of(shapes, store, index, threshold, alone, left_out)
         lines = [json.dumps(_to_json(feature)) for feature in found]
         text = "".join(f"{line}\n" for line in (json.dumps(dict(left_out)), *lines))
         folder.write(folder.of(level, number) / f"{index}.jsonl", text.encode())
-        arrays |= {f"{index}.{name}": array for name, array in _packed(traced).items()}
+        if share == 0:
+            arrays |= {f"{index}.{name}": array for name, array in _packed(traced).items()}
     folder.write(pieces, _npz(arrays))
 
 
@@ -109,14 +119,14 @@ class GatheredVectors:
         """Yield the polygons of a class in the order of their shapes' last pixels."""
         plan = self._store.plan
         parts = [
-            _Part(plan=plan, level=level, number=number)
-            for level, (rows, cols) in enumerate(_shapes_of_levels(plan))
-            for number in range(rows * cols)
+            (_Part(plan=plan, level=level, number=number // _n_shares(level)), number)
+            for level, n_tasks in enumerate(_tasks_of_levels(plan))
+            for number in range(n_tasks)
         ]
         # no shape ends above its part: from a part further down nothing can come first
         lattice = self._store.width + 1
         waiting = deque(
-            sorted((part.window.row * lattice, part.level, part.number) for part in parts)
+            sorted((part.window.row * lattice, part.level, number) for part, number in parts)
         )
         heap: list[tuple[int, int, int, Feature, Iterator[Feature]]] = []
         while waiting or heap:
@@ -216,8 +226,34 @@ class _Folder:
         write_shared(path, data)
 
 
+def _tasks_of_levels(plan: RunPlan) -> tuple[int, ...]:
+    shapes = enumerate(_shapes_of_levels(plan))
+    return tuple(rows * cols * _n_shares(level) for level, (rows, cols) in shapes)
+
+
+def _n_shares(level: int) -> int:
+    return SHARES if level else 1
+
+
+def _shared(shapes: Iterable[Shape]) -> list[list[Shape]]:
+    """Divide shapes so that the shares have about as many pixels; each in the order of the whole.
+
+    Args:
+        shapes: the same ones in each task.
+    """
+    found = list(shapes)
+    areas = [shape.polygon.area for shape in found]
+    numbers: list[list[int]] = [[] for _ in range(SHARES)]
+    loads = [0.0] * SHARES
+    for number in sorted(range(len(found)), key=lambda number: -areas[number]):
+        least = loads.index(min(loads))
+        numbers[least].append(number)
+        loads[least] += areas[number]
+    return [[found[number] for number in sorted(share)] for share in numbers]
+
+
 def _shapes_of_levels(plan: RunPlan) -> list[tuple[int, int]]:
-    """Return rows and columns of the tasks of each level; the last level has one task."""
+    """Return rows and columns of the parts of each level; the last level has one."""
     rows, cols = plan.region_ranges
     shapes = [(len(rows), len(cols))]
     while shapes[-1] != (1, 1):
@@ -263,7 +299,8 @@ def _packed(traced: TracedStrip) -> dict[str, Any]:
 
 
 def _unpack(folder: _Folder, level: int, number: int, class_index: int) -> TracedStrip:
-    found = _arrays(folder.of(level, number) / "pieces.npz", f"{class_index}.")
+    first_task = folder.of(level, number * _n_shares(level))
+    found = _arrays(first_task / "pieces.npz", f"{class_index}.")
     empty = np.empty(0, dtype=np.int64)
     bounds = found["bounds"].tolist()
     return TracedStrip(
