@@ -10,6 +10,7 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import rasterio.features
 import shapely
 from affine import Affine
 
@@ -34,10 +35,9 @@ def write(path, bands, crs="EPSG:32633", transform=(1, 0, 5e5, 0, -1, 5e6), **pr
     return path
 
 
-def run(mask, out, formats=ALL, regularize="auto", **members):
-    outputs = OutputOptions(
-        formats=formats, vectors=VectorOptions(regularize=regularize, workers=1)
-    )
+def run(mask, out, formats=ALL, regularize="auto", connectivity=4, **members):
+    vectors = VectorOptions(regularize=regularize, workers=1, connectivity=connectivity)
+    outputs = OutputOptions(formats=formats, vectors=vectors)
     return vectorize(mask, out, options=VectorizeOptions(outputs=outputs, **members))
 
 
@@ -195,6 +195,51 @@ class TestMasks:
         fields = read(tmp_path / "field" / "off" / "m_field.gpkg")
         assert fields.area.sum() == mask.sum()
         assert len(fields) == 4  # corners do not connect
+
+    def test_pixels_that_touch_in_a_corner_are_one_object_if_asked_for(self, tmp_path):
+        mask = (np.random.default_rng(3).random((70, 60)) < 0.4).astype(np.uint8)
+        path = write(tmp_path / "m.tif", mask)
+        run(path, tmp_path, classes=("field",), connectivity=8)
+        place = Affine(1, 0, 5e5, 0, -1, 5e6)
+        whole = [
+            shapely.make_valid(shapely.geometry.shape(shape))
+            for shape, _ in rasterio.features.shapes(mask, mask == 1, 8, place)
+        ]
+        for suffix in SUFFIXES:
+            frame = read(tmp_path / f"m_field{suffix}")
+            assert len(frame) == len(whole)
+            assert frame.geometry.is_valid.all()
+        frame = read(tmp_path / "m_field.gpkg")
+        assert set(frame.geom_type) == {"MultiPolygon"}
+        true, found = (
+            {
+                geometry.wkt
+                for geometry in shapely.normalize(
+                    [shapely.multipolygons(shapely.get_parts(one)) for one in every]
+                )
+            }
+            for every in (whole, frame.geometry)
+        )
+        assert true == found
+        # the scale of UTM on its central meridian
+        assert frame["area_m2"].sum() == pytest.approx(mask.sum() / 0.9996**2, rel=1e-4)
+        assert pyogrio.read_info(tmp_path / "m_field.gpkg")["geometry_type"] == "MultiPolygon"
+
+    def test_objects_over_corners_keep_their_mean_probability(self, tmp_path):
+        probability = np.zeros((30, 30), np.float32)
+        probability[5:10, 5:10], probability[10:20, 10:20] = 0.6, 0.9
+        path = write(tmp_path / "p.tif", probability)
+        run(path, tmp_path, ("gpkg",), classes=("pond",), connectivity=8)
+        (pond,) = read(tmp_path / "p_pond.gpkg").itertuples()
+        assert pond.geometry.is_valid
+        assert len(pond.geometry.geoms) == 2
+        assert pond.confidence == pytest.approx((0.6 * 25 + 0.9 * 100) / 125, abs=2e-3)
+
+    def test_buildings_do_not_join_over_corners(self, tmp_path):
+        mask = np.kron(np.eye(2, dtype=np.uint8), np.ones((20, 20), np.uint8))
+        path = write(tmp_path / "m.tif", mask)
+        result = run(path, tmp_path, ("gpkg",), classes=("building",), connectivity=8)
+        assert result.n_features == {"building": 2}
 
     def test_an_empty_mask_gives_the_empty_layers_that_were_named(self, tmp_path):
         path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))

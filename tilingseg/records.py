@@ -219,7 +219,7 @@ class Feature:
     class_name: str
     """Class that it belongs to."""
     geometry: BaseGeometry
-    """Polygon or LineString in pixel coordinates: x = column, y = row."""
+    """Polygon, MultiPolygon or LineString in pixel coordinates: x = column, y = row."""
     confidence: float | None
     """Mean probability, 0…1; None: not known."""
     properties: tuple[tuple[str, float | int | str | None], ...] = ()

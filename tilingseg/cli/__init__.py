@@ -186,6 +186,13 @@ def plan(scene: str, **wishes: Any) -> None:
 )
 @regularize_option
 @click.option(
+    "--connectivity",
+    type=click.Choice(["4", "8"]),
+    default="4",
+    help="8: pixels that touch in a corner are one object, a MultiPolygon. Not for buildings and "
+    "roads.",
+)
+@click.option(
     "--threshold",
     "thresholds",
     multiple=True,
@@ -214,7 +221,11 @@ def vectorize(mask: str, *, quiet: bool, **wishes: Any) -> None:
         thresholds=wishes["thresholds"],
         pixel_m=wishes["pixel_size"],
         outputs=OutputOptions(
-            formats=wishes["formats"], vectors=VectorOptions(regularize=wishes["regularize"])
+            formats=wishes["formats"],
+            vectors=VectorOptions(
+                regularize=wishes["regularize"],
+                connectivity=8 if wishes["connectivity"] == "8" else 4,
+            ),
         ),
         overwrite=wishes["overwrite"],
     )

@@ -23,7 +23,7 @@ class Layer:
     """Name inside the file and seed of its UUIDs, such as `scene_building`."""
     georef: Georef
     """Where the pixels of the features lie."""
-    geometry_type: Literal["Polygon", "LineString"] = "Polygon"
+    geometry_type: Literal["Polygon", "MultiPolygon", "LineString"] = "Polygon"
     """Type of every feature's geometry."""
     color: tuple[int, int, int] = (230, 60, 40)
     """Red, green, blue, 0…255, in styles and QuPath."""

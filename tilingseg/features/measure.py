@@ -235,7 +235,7 @@ def _ground_measures(
     lonlat: NDArray[np.object_], geometry_type: str
 ) -> dict[str, NDArray[np.float64]]:
     edges = _edges(lonlat)
-    area = _area(edges) if geometry_type == "Polygon" else np.zeros(len(lonlat))
+    area = np.zeros(len(lonlat)) if geometry_type == "LineString" else _area(edges)
     length = _length(edges)
     area[shapely.is_empty(lonlat)] = length[shapely.is_empty(lonlat)] = np.nan
     return _measures(area, length, geometry_type, "m", 3)

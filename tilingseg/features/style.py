@@ -23,7 +23,7 @@ def qgis_style(layer: Layer) -> str:
         layer: colour and geometry type.
     """
     opaque = ",".join(map(str, (*layer.color, 255)))
-    if layer.geometry_type == "Polygon":
+    if layer.geometry_type != "LineString":
         kind, symbol_layer = "fill", "SimpleFill"
         light = ",".join(map(str, (*layer.color, _FILL_ALPHA)))
         properties = {

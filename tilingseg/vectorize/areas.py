@@ -9,7 +9,8 @@ large by itself, never because of how the scene was cut. Shapes that are left ou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from itertools import compress, islice
 from typing import TYPE_CHECKING
 
@@ -104,3 +105,35 @@ def areas(
                 confidence=shape.confidence,
                 last=shape.last,
             )
+
+
+def areas_across_corners(
+    groups: Iterable[tuple[Shape, ...]], mask: MaskReader, threshold: float
+) -> Iterator[Feature]:
+    """Turn 8-connected components into features; as `areas`, with nothing left out.
+
+    Args:
+        groups: shapes of one mask value that meet in corners, as of `trace_diagonal`.
+        mask: that they were traced from.
+        threshold: probability from which a pixel belongs to the class.
+
+    Yields:
+        Valid MultiPolygons in pixel coordinates, in the order of their groups.
+    """
+    pixels: deque[list[float]] = deque()
+
+    def members() -> Iterator[Shape]:
+        for group in groups:
+            pixels.append([shape.polygon.area for shape in group])
+            yield from group
+
+    features = areas(members(), mask, AreaOptions(threshold=threshold))
+    for first in features:
+        weights = pixels.popleft()
+        parts = [first, *islice(features, len(weights) - 1)]
+        confidence = first.confidence
+        if confidence is not None:
+            known = [part.confidence or 0.0 for part in parts]
+            confidence = float(np.average(known, weights=weights))
+        outlines = shapely.get_parts([part.geometry for part in parts]).tolist()
+        yield replace(parts[-1], geometry=shapely.MultiPolygon(outlines), confidence=confidence)

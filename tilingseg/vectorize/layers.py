@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from tilingseg.vectorize.areas import AreaOptions, areas
+from tilingseg.errors import VectorizeError
+from tilingseg.vectorize.areas import AreaOptions, areas, areas_across_corners
 from tilingseg.vectorize.borders import bordered, is_border
+from tilingseg.vectorize.diagonals import trace_diagonal
 from tilingseg.vectorize.nodata import keep_to_data
 from tilingseg.vectorize.trace import TraceOptions, trace
 
@@ -55,6 +57,18 @@ class VectorOptions:
     workers: int = field(default_factory=_usable_cpus)
     """Processes that fit footprints; the result does not depend on it. [default: as many as there
     are processors for this process, 8 at most]"""
+    connectivity: Literal[4, 8] = 4
+    """Of classes that are neither buildings nor roads, 8: pixels that touch in a corner are one
+    object, a MultiPolygon; 4: they are two."""
+
+    def __post_init__(self) -> None:
+        """Refuse another connectivity.
+
+        Raises:
+            VectorizeError: it is neither 4 nor 8.
+        """
+        if self.connectivity not in (4, 8):
+            raise VectorizeError(f"connectivity is 4 or 8, got {self.connectivity}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,7 +79,7 @@ class VectorLayer:
     """Name of the class, or `road_centerline`."""
     class_index: int
     """Position of the class."""
-    geometry_type: Literal["Polygon", "LineString"]
+    geometry_type: Literal["Polygon", "MultiPolygon", "LineString"]
     """Type of every geometry."""
     features: Iterator[Feature]
     """In a fixed order; computed while they are drawn, once."""
@@ -163,12 +177,22 @@ def vector_layers(
         options: how.
         left_out: counts, with the reason, what gives no feature; filled while features are drawn.
         gathered: parts that are there already; None: all is made here.
+
+    Raises:
+        VectorizeError: parts that were gathered are to be joined over corners.
     """
+    if gathered is not None and options.connectivity == 8:
+        raise VectorizeError("on a cluster, classes are traced with connectivity 4")
     for index in class_indexes:
         name = mask.classes[index]
         if divides_buildings(name, mask.classes):
             continue
         layer = partial(VectorLayer, class_index=index)
+        if options.connectivity == 8 and not (name.lower() in BUILDINGS or is_road(name)):
+            groups = trace_diagonal(mask, index + 1, TraceOptions(workers=options.workers))
+            found = areas_across_corners(groups, mask, thresholds[index])
+            yield layer(name=name, geometry_type="MultiPolygon", features=found)
+            continue
         if gathered is None:
             traced = traced_mask(mask, index)
             shapes = trace(traced, index + 1, TraceOptions(workers=options.workers))
