@@ -75,7 +75,7 @@ def refuse_leaks(
         TrainingError: naming both rasters and what they share.
     """
     looks = [_look(raster) for raster in held_out]
-    for raster in training:
+    for raster in training if looks else ():
         mine = _look(raster)
         for other in looks:
             if raster.source is other.raster.source:
