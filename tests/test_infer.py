@@ -74,6 +74,7 @@ def source_of(reader, pool, *, whole_tile=False, area=None):
         whole_tile=whole_tile,
         pool=pool,
         read_ahead=3,
+        seen=lambda *_: None,
     )
 
 

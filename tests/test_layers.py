@@ -22,12 +22,13 @@ MAY_IMPORT = {
     "progress": {"errors", "records"},
     "plan": {"errors", "grid", "records"},
     "area": {"errors", "grid"},
+    "quicklook": set(),
     "scaling": {"errors", "records"},
     "model": {"atomic", "errors", "records"},
     "readers": {"errors", "grid", "places", "records"},
     "infer": {"atomic", "errors", "memo", "model", "records"},
     "stitch": {"grid", "records"},
-    "store": {"atomic", "errors", "places", "plan", "records"},
+    "store": {"atomic", "errors", "places", "plan", "quicklook", "records"},
     "vectorize": {"errors", "grid", "records"},
     "features": {"atomic", "errors", "records"},
     "metrics": {"errors"},
@@ -41,7 +42,7 @@ MAY_IMPORT = {
     "mask_flow": {"errors", "output_folder", "progress", "readers", "vector_outputs"},
     "outputs": {
         *("atomic", "errors", "export", "output_folder", "places", "plan", "progress"),
-        *("records", "vector_outputs"),
+        *("quicklook", "records", "vector_outputs"),
     },
     "job": {
         *("area", "errors", "infer", "model", "output_folder", "places", "plan", "readers"),
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "request": {"job", "model", "places", "records"},
     "flow": {
         *("area", "errors", "infer", "job", "output_folder", "outputs", "progress", "readers"),
-        *("records", "request", "scaling", "stitch", "store"),
+        *("quicklook", "records", "request", "scaling", "stitch", "store"),
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {

@@ -10,6 +10,7 @@ from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.plan import (
     REGION_PX,
     SMALL_PASS_BYTES,
+    SMALL_SCENE_PX,
     ModelUse,
     RunPlan,
     TilingOptions,
@@ -99,9 +100,29 @@ class TestTiles:
     @pytest.mark.parametrize("side", [1400, 2000, 2600, 3400, 4800, 9000])
     def test_need_much_memory_for_large_scenes_alone(self, side):
         tiling = plan_tiles(make_scene(side, side), EXACT, TilingOptions(), 512)
-        height, width = tiling.grid.tile_shape
-        large = tiling.batch_size == 1 and 16 * height * width <= side**2
+        large = tiling.batch_size == 1 and side**2 >= SMALL_SCENE_PX
         assert tiling.forward_bytes <= (TilingOptions().memory_bytes if large else SMALL_PASS_BYTES)
+
+    def test_need_the_same_memory_for_a_scene_sixteen_times_as_large(self):
+        for halo_px, multiple_px, bytes_per_px in ((96, 16, 256.0), (24, 4, 64.0), (192, 32, 32.0)):
+            geometry = Geometry(
+                halo_px=halo_px,
+                multiple_px=multiple_px,
+                reason=None,
+                bytes_per_px=bytes_per_px,
+                core_share=0.6,
+            )
+            small, large = (
+                plan_tiles(make_scene(side, side), geometry, TilingOptions(), 512).forward_bytes
+                for side in (4096, 16384)
+            )
+            assert large <= 1.01 * small
+
+    def test_of_a_small_scene_are_no_smaller_than_its_network_is_worth(self):
+        # no tile of this network keeps to what small scenes may use
+        large = replace(EXACT, bytes_per_px=256.0, core_share=0.6)
+        tiling = plan_tiles(make_scene(512, 512), large, TilingOptions(), 512)
+        assert len(tiling.grid) == 1
 
     def test_are_blended_with_the_reason_where_the_network_does_not_allow_it(self):
         tiling = plan_tiles(make_scene(), BLENDED, TilingOptions(), 512)

@@ -22,6 +22,7 @@ from tilingseg.job import RunOptions, prepare, with_engine
 from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish
 from tilingseg.progress import Watch, silent
+from tilingseg.quicklook import Lattice, RegionView
 from tilingseg.records import RegionReport
 from tilingseg.request import request_of
 from tilingseg.scaling import decide_scaling
@@ -71,7 +72,7 @@ def run(
             return finish(store, folder, text)
         before = Before(request=request, n_resumed=len(store.completed_indexes()))
         _infer_regions(job, store, progress)
-        return publish(job.reader, store, folder, options.outputs, before, progress)
+        return publish(store, folder, options.outputs, before, progress)
     finally:
         job.reader.close()
 
@@ -99,12 +100,14 @@ def run_region(
     """
     plan, tally, n_valid = job.plan, Tally(), 0
     exact = plan.tiling.stitching == "exact"
+    view = RegionView(Lattice(extent=plan.extent), region.core, plan.scene)
     source = TileSource(
         reader=job.reader,
         area_mask=lambda window: area_mask(job.area, window),
         whole_tile=not exact,
         pool=pool,
         read_ahead=job.workers + plan.tiling.batch_size,
+        seen=view.add,
     )
     decision = Decision(
         class_indexes=plan.model.class_indexes,
@@ -137,6 +140,7 @@ def run_region(
         n_pixels_valid=n_valid,
         seconds=tuple((stage, round(spent, 3)) for stage, spent in tally.seconds.items()),
     )
+    store.keep_view(region.index, view.finish())
     store.complete(region.core, report)
     return report
 

@@ -163,7 +163,11 @@ def prepare(uri: str, options: RunOptions) -> Job:
     choice = choose_engine(model, devices[0], options.engine, options.precision)
     for other in models[1:]:
         choose_engine(other, devices[0], choice.engine, choice.precision)
-    tiling = plan_tiles(scene, geometry, options.tiling, spec.tile_size_px)
+    device_type = devices[0].partition(":")[0]
+    wishes = options.tiling
+    if device_type == "cpu" and wishes.batch_size is None:
+        wishes = replace(wishes, batch_size=1)  # a processor gains nothing by batches
+    tiling = plan_tiles(scene, geometry, wishes, spec.tile_size_px)
     plan = RunPlan(
         software=__version__,
         scene=scene,
@@ -173,7 +177,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
             tta=options.tta,
             class_indexes=_class_indexes(options.classes, spec),
             thresholds=_thresholds(options, spec),
-            device_type=devices[0].partition(":")[0],
+            device_type=device_type,
             precision=choice.precision,
             engine=choice.engine,
             engine_version=choice.version,

@@ -37,6 +37,7 @@ from tilingseg.output_folder import OutputFolder
 from tilingseg.places import is_remote, refusals, remove, upload, why
 from tilingseg.plan import plan_identity
 from tilingseg.progress import silent
+from tilingseg.quicklook import Lattice, put_together
 from tilingseg.records import RunReport, to_json, tuples
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 
     from tilingseg.output_folder import OutputOptions
     from tilingseg.progress import Progress
-    from tilingseg.records import RegionReport, SceneReader
+    from tilingseg.quicklook import Quicklook
+    from tilingseg.records import RegionReport
     from tilingseg.store import WorkStore
     from tilingseg.vectorize.layers import Gathered
 
@@ -69,7 +71,6 @@ class Before:
 
 
 def publish(
-    reader: SceneReader,
     store: WorkStore,
     folder: OutputFolder,
     options: OutputOptions,
@@ -79,8 +80,7 @@ def publish(
     """Write all outputs of a store whose regions are complete, then the report, then clean up.
 
     Args:
-        reader: the scene, for the preview.
-        store: masks and probabilities.
+        store: masks and probabilities, and what the regions saw of the scene.
         folder: where the outputs go.
         options: what is written.
         before: what is settled.
@@ -102,13 +102,19 @@ def publish(
         with results.clock("vectorize"):
             outlines = write_vectors(store, wanted, waiting, options, results, progress)
         with results.clock("preview"):
-            write_preview(waiting.preview, reader, store, store.plan.extent, outlines)
+            write_preview(waiting.preview, _quicklook(store), store, store.plan.extent, outlines)
             results.outputs.append(("preview", str(waiting.preview)))
     results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
     results.outputs.append(("report", str(folder.report)))
     text = _report_text(store, _report(store, results, before.n_resumed), before.request)
     store.mark_finished(text)
     return finish(store, folder, text)
+
+
+def _quicklook(store: WorkStore) -> Quicklook:
+    plan = store.plan
+    parts = ((region.core, store.view(region.index)) for region in plan.regions())
+    return put_together(Lattice(extent=plan.extent), plan.scene, parts)
 
 
 @contextmanager

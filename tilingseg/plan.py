@@ -5,9 +5,10 @@ regions the work is cut into; the same plan gives the same bits in one process o
 `records.describe_changes` names what differs between the plan of an interrupted run and the one
 asked for now. Free of torch, rasterio and Zarr.
 
-Tile size. The planner takes the tile that costs least for this scene, halos and borders included,
-within the memory budget. Exact stitching reads 2H more than it writes along each axis: large tiles
-make that cheap, and so do networks that need the halo for a share of their work only.
+Tile size. The planner weighs what a tile costs for this scene, halos and borders included, against
+the memory that it takes. Exact stitching reads 2H more than it writes along each axis: large tiles
+make that cheap, and so do networks that need the halo for a share of their work only. Because both
+count, scenes of any size from `SMALL_SCENE_PX` on get about the same tile and need the same memory.
 """
 
 from __future__ import annotations
@@ -47,10 +48,14 @@ MAX_BATCH = 8
 """Tiles in one forward pass beyond which nothing is gained."""
 TILE_COST_PX = 4000
 """What a tile costs besides its pixels, in pixels of a small network, measured."""
-WORTH_MEMORY = 1.01
-"""A larger tile must save this factor of the cost."""
+WORTH_MEMORY = 0.25
+"""Power of a process's memory that its work is multiplied with: twice as much must save a sixth."""
+BASE_BYTES = 400_000_000
+"""What a process needs beside its forward passes, measured, bytes."""
+SMALL_SCENE_PX = 4096**2
+"""A smaller scene takes seconds: it gets small tiles, so that its memory is that of its parts."""
 SMALL_PASS_BYTES = 70_000_000
-"""What a pass over more than a sixteenth of the scene, or over several tiles, may use, bytes."""
+"""What a pass over a small scene, or over several tiles, may use, bytes."""
 CORE_SIZES_PX = range(256, 3073, 128)
 """Tile cores that the planner compares for exact stitching, px."""
 
@@ -338,26 +343,23 @@ def _grid(scene: Scene, geometry: Geometry, size: int, overlap: int) -> TileGrid
 
 
 def _cheapest_size(scene: Scene, geometry: Geometry, options: TilingOptions, overlap: int) -> int:
-    """Return the tile size that costs least within the memory, px."""
-    multiple = geometry.multiple_px
-    fitting, all_costs = [], []
-    small = min(SMALL_PASS_BYTES, options.memory_bytes)
+    """Return the tile size with the least price that the memory allows, px."""
+    multiple, priced = geometry.multiple_px, []
     for core in CORE_SIZES_PX:
         size = -(-(core + overlap) // multiple) * multiple
         grid = _grid(scene, geometry, size, overlap)
         height, width = grid.tile_shape
         whole, used = height * width, min(core, height) * min(core, width)
-        work = whole + geometry.core_share * (used - whole)
-        cost = len(grid) * (work + TILE_COST_PX), size
-        all_costs.append(cost)
-        is_small_part = 16 * whole <= scene.height * scene.width
-        most_bytes = options.memory_bytes if is_small_part else small
-        if _forward_bytes(grid, geometry, exact=True) <= most_bytes:
-            fitting.append(cost)
-    if not fitting:
-        return min(size for _, size in all_costs)
-    least, _ = min(fitting)
-    return min(size for cost, size in fitting if cost <= WORTH_MEMORY * least)
+        work = len(grid) * (whole + geometry.core_share * (used - whole) + TILE_COST_PX)
+        forward_bytes = _forward_bytes(grid, geometry, exact=True)
+        priced.append((work * (BASE_BYTES + forward_bytes) ** WORTH_MEMORY, size, forward_bytes))
+    limits = [options.memory_bytes]
+    if scene.height * scene.width < SMALL_SCENE_PX:
+        limits.insert(0, min(SMALL_PASS_BYTES, options.memory_bytes))
+    for limit in limits:
+        if fitting := [(price, size) for price, size, needed in priced if needed <= limit]:
+            return min(fitting)[1]
+    return min(size for _, size, _ in priced)
 
 
 def _forward_bytes(grid: TileGrid, geometry: Geometry, *, exact: bool) -> int:

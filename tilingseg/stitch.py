@@ -13,6 +13,7 @@ travel to the host.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 WEIGHT_FLOOR = 1e-6
 """Smallest window value before the division: no pixel may depend on 0 / 0."""
 STRIP = 32_000
-"""Probabilities that are turned into classes at once on a processor: below PyTorch's own bound for
-handing work to further threads, which costs more than such a step."""
+"""Pixels that are turned into classes at once on a processor: they stay in its cache, and are below
+PyTorch's own bound for handing work to further threads, which costs more than such a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,6 +77,8 @@ class Decision:
         Returns:
             uint8 (height, width): background or class index + 1; the first class wins a tie.
         """
+        if probability.device.type == "cpu":
+            return torch.from_numpy(self._classified(probability.numpy()))
         mask = torch.full_like(probability[0], BACKGROUND, dtype=torch.uint8)
         best = torch.zeros_like(probability[0])
         # Products and maxima instead of choices by a mask, which no vector instruction does.
@@ -85,6 +88,21 @@ class Decision:
             better = (passing > best).view(torch.uint8)
             mask = torch.maximum(mask, better * (index + 1))
             best = torch.maximum(best, passing)
+        return mask
+
+    def _classified(self, probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Do the same on a processor, where comparisons of NumPy take a fifth of the time."""
+        mask = np.full(probability.shape[1:], BACKGROUND, dtype=np.uint8)
+        best: NDArray[np.float32] | None = None
+        for index in sorted(self.class_indexes):
+            layer = probability[index]
+            better = layer >= np.float32(self.thresholds[index])
+            if best is not None:
+                better &= layer > best
+            np.maximum(mask, better.view(np.uint8) * np.uint8(index + 1), out=mask)
+            if index != max(self.class_indexes):
+                passing = layer * better
+                best = passing if best is None else np.maximum(best, passing, out=best)
         return mask
 
     @torch.inference_mode()
@@ -97,19 +115,15 @@ class Decision:
             rounded: uint8 (kept classes, height, width) on the host, filled with probabilities,
                 255 = 1.
         """
-        height = probability.shape[1]
+        height, width = probability.shape[1:]
         # On a processor, a few rows at a time stay in its cache, and what is between takes no room.
-        step = (
-            max(1, STRIP * height // probability.numel())
-            if probability.device.type == "cpu"
-            else height
-        )
+        step = max(1, STRIP // width) if probability.device.type == "cpu" else height
         for top in range(0, height, step):
             strip = probability[:, top : top + step]
             mask[top : top + step] = self.classify(strip)
-            if len(rounded):
-                scaled = (strip * 255).add_(0.5).clamp_(0, 255)
-                rounded[:, top : top + step] = scaled.to(torch.uint8)
+            for layer, out in zip(strip, rounded, strict=False):  # none where they are not kept
+                scaled = (layer * 255).add_(0.5).clamp_(0, 255)
+                out[top : top + step] = scaled.to(torch.uint8)
 
 
 def stitch(
@@ -196,7 +210,7 @@ class _Weights:
         return self._known[axis, index]
 
 
-class _Band:
+class _Band(ABC):
     """The rows of a region that are not final yet."""
 
     def __init__(self, core: Window, decision: Decision) -> None:
@@ -242,19 +256,19 @@ class _Band:
         self._top += count
         self._valid = self._valid[count:]
 
+    @abstractmethod
     def _grow(self, count: int) -> None:
         """Add empty rows at the bottom."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _share(
         self, share: torch.Tensor, place: tuple[slice, slice], tile: Tile, part: Window
     ) -> None:
         """Take the probabilities of one tile."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the first rows as mask and probability, and forget them."""
-        raise NotImplementedError
 
 
 class _ExactBand(_Band):

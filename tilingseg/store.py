@@ -5,6 +5,7 @@ A folder beside the outputs, on disk or on an object store::
     plan.json            what is being done; another plan is refused
     pixels.zarr/mask     uint8 (height, width), fill NODATA
     pixels.zarr/probability   uint8 (classes, height, width), 255 = 1; only where outputs need it
+    views/000012.npy     what region 12 saw of the scene, reduced, for the preview
     done/000012.json     completion record of region 12
 
 Region cores are whole numbers of chunks, so every chunk has one writer, which writes it once and
@@ -19,6 +20,7 @@ Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -34,6 +36,7 @@ from tilingseg.atomic import write_shared, write_whole
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.places import is_remote, refusals, remove, why, zarr_root
 from tilingseg.plan import RunPlan, plan_identity
+from tilingseg.quicklook import Quicklook
 from tilingseg.records import (
     NODATA,
     Georef,
@@ -89,7 +92,8 @@ class WorkStore:
         try:
             remove(folder)
             if not is_remote(folder):
-                (folder / "done").mkdir(parents=True)
+                for name in ("done", "views"):
+                    (folder / name).mkdir(parents=True)
             group = zarr.create_group(**zarr_root(folder / "pixels.zarr"))
             shape, chunk = (plan.grid.height, plan.grid.width), (plan.chunk_px, plan.chunk_px)
             n_classes = len(plan.model.spec.classes)
@@ -209,6 +213,21 @@ class WorkStore:
                 "free some space and repeat the command, finished regions are kept"
             ) from error
 
+    def keep_view(self, index: int, view: Quicklook) -> None:
+        """Keep what a region saw of the scene; before its completion record.
+
+        Raises:
+            OutputError: the disk is full or gone.
+        """
+        file = io.BytesIO()
+        np.save(file, np.concatenate([view.pixels, view.valid[None]]), allow_pickle=False)
+        write_shared(self._view(index), file.getvalue())
+
+    def view(self, index: int) -> Quicklook:
+        """Return what a complete region saw of the scene."""
+        pixels = np.load(io.BytesIO(self._view(index).read_bytes()), allow_pickle=False)
+        return Quicklook(pixels=pixels[:-1], valid=pixels[-1] > 0)
+
     @property
     def ticket(self) -> str:
         """What tells this store from an earlier or later one in the same folder."""
@@ -257,6 +276,9 @@ class WorkStore:
         shutil.rmtree(aside, ignore_errors=True)
         self.folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+    def _view(self, index: int) -> Path:
+        return self.folder / "views" / f"{index:06d}.npy"
 
     def _record(self, index: int) -> Path:
         return self.folder / "done" / f"{index:06d}.json"

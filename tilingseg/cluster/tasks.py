@@ -250,7 +250,7 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
             in_parts = bool(tree_levels(job.plan, outputs))
             gathered = GatheredVectors(store, outputs) if in_parts else None
             before = Before(request=request, n_resumed=n_resumed, gathered=gathered)
-            return publish(job.reader, store, folder, outputs, before)
+            return publish(store, folder, outputs, before)
     finally:
         job.reader.close()
 

@@ -2,9 +2,11 @@
 
 A COG stores its overviews before its full resolution, so it cannot be written in one pass. The
 result goes window by window into a plain tiled GeoTIFF beside the output, and GDAL's COG driver,
-which streams through its block cache, makes the COG from that. A disk that fills up while a file is
-being closed is no exception in GDAL but a line in its log; so every output is read back and its
-checksums are compared before it gets its name.
+which streams through its block cache, makes the COG from that. The plain file is not compressed
+where that costs little room: compressing it and its overviews takes as long as the COG itself.
+
+A disk that fills up while a file is being closed is no exception in GDAL but a line in its log; so
+every output is read back and its checksums are compared before it gets its name.
 
 Class masks have nearest overviews, so that no level holds a class that is not in the scene; nodata
 is the value 255. Probabilities use all 256 values, so their nodata is an internal mask band; their
@@ -32,6 +34,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 from rasterio._err import CPLE_BaseError
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -57,6 +60,8 @@ BLOCK_PX = 512
 CACHE_BYTES = 32 * 2**20
 """GDAL's block cache while an output is written: windows are whole blocks, so that nothing is
 fetched twice; its own default grows with the machine."""
+PLAIN_BYTES = 1_000_000_000
+"""Outputs up to this size, not compressed, may stand on the disk as they are for a moment."""
 CLASSES_TAG = "TILINGSEG_CLASSES"
 """JSON object: mask value → class name."""
 
@@ -189,6 +194,7 @@ def _write_cog(path: Path, layer: _Layer, georef: Georef, extent: Window) -> boo
 def _write_blocks(path: Path, layer: _Layer, georef: Georef, extent: Window) -> list[int]:
     """Write a plain tiled GeoTIFF and return the checksum of each of its windows."""
     checksums = []
+    is_plain = layer.n_bands * extent.area <= PLAIN_BYTES
     with rasterio.open(
         path,
         "w",
@@ -205,9 +211,8 @@ def _write_blocks(path: Path, layer: _Layer, georef: Georef, extent: Window) -> 
         blockysize=BLOCK_PX,
         interleave="pixel",
         photometric="MINISBLACK",
-        compress="DEFLATE",
-        zlevel=1,  # read once and thrown away
         bigtiff="IF_SAFER",
+        **({} if is_plain else {"compress": "DEFLATE", "zlevel": 1}),  # read once and thrown away
     ) as dataset:
         layer.describe(dataset)
         for window in windows(extent.height, extent.width):
@@ -216,7 +221,18 @@ def _write_blocks(path: Path, layer: _Layer, georef: Georef, extent: Window) -> 
             if layer.nodata is None:
                 dataset.write_mask(valid, window=_rasterio_window(window))
             checksums.append(_checksum(pixels, valid))
+    if is_plain and layer.nodata is not None:  # the driver's own are compressed, then read again
+        with rasterio.open(path, "r+") as dataset:
+            dataset.build_overviews(_overview_factors(extent), Resampling[layer.overviews.lower()])
     return checksums
+
+
+def _overview_factors(extent: Window) -> list[int]:
+    """Return how much each overview is reduced, as GDAL's COG driver does it."""
+    longer, factors = max(extent.height, extent.width), list[int]()
+    while longer >> len(factors) > BLOCK_PX:
+        factors.append(2 << len(factors))
+    return factors
 
 
 def _read_back(path: Path, extent: Window, *, masked: bool) -> list[int]:

@@ -7,7 +7,7 @@ GDAL's driver would leave a side file beside it.
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
@@ -27,13 +27,9 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from tilingseg.grid import Window
-    from tilingseg.records import MaskReader, Scene, SceneReader
+    from tilingseg.quicklook import Quicklook
+    from tilingseg.records import MaskReader
 
-PREVIEW_PX = 1600
-"""Longer side of a picture, px."""
-REDUCED_PX = 4096
-"""Longest side of a reduced scene that is held in memory; an extent that would need more is read
-by window at full resolution."""
 PNG_LEVEL = 2
 """A third of the time of the usual level for pictures as small."""
 TINT = 0.45
@@ -48,27 +44,24 @@ OUTLINES_AT_ONCE = 10_000
 
 def write_preview(
     path: Path,
-    reader: SceneReader,
+    scene: Quicklook,
     result: MaskReader,
     extent: Window,
     outlines: Iterable[BaseGeometry] = (),
 ) -> None:
-    """Write a PNG of the scene with the mask over it, its longer side at most `PREVIEW_PX`.
+    """Write a PNG of the scene with the mask over it, as large as the reduced copy of the scene.
 
     Args:
         path: file to write; an existing one is replaced when the new one is whole.
-        reader: the scene that `result` was made from.
+        scene: reduced copy of `extent`, three bands or one.
         result: the mask.
-        extent: the part of both that is shown, px.
+        extent: the part of the scene and of `result` that is shown, px.
         outlines: polygons or lines to draw, in pixels of the scene: x = column, y = row.
 
     Raises:
         OutputError: the disk is full or cannot be written.
-        SceneError: the scene cannot be read.
     """
-    shrink = max(1.0, max(extent.height, extent.width) / PREVIEW_PX)
-    shape = max(1, int(extent.height / shrink)), max(1, int(extent.width / shrink))
-    picture = _scene_picture(reader, extent, shape)
+    picture, shape = _scene_picture(scene), scene.valid.shape
     mask = _reduced_mask(result, extent, shape)
     for k in range(len(result.classes)):
         where = mask == BACKGROUND + 1 + k
@@ -76,74 +69,22 @@ def write_preview(
         picture[:, where] = (1 - TINT) * picture[:, where] + TINT * colour
     picture[:, mask == NODATA] = (picture[:, mask == NODATA] + np.array(EMPTY)[:, None]) / 2
     drawn = _drawn(outlines, extent, shape)
-    weight = min(1.0, OUTLINE_SHRINK / shrink)
+    weight = min(1.0, OUTLINE_SHRINK * max(shape) / max(extent.height, extent.width))
     picture[:, drawn] += weight * (np.array(OUTLINE)[:, None] - picture[:, drawn])
     with whole(path) as part:
         pixels = np.moveaxis(np.rint(picture).astype(np.uint8), 0, -1)
         Image.fromarray(pixels).save(part, "PNG", compress_level=PNG_LEVEL)
 
 
-def _scene_picture(
-    reader: SceneReader, extent: Window, shape: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Return the scene as float32 (3, *shape), 0…255."""
-    scene = reader.scene
-    bands = _shown_bands(scene)
-    picture = np.zeros((3, *shape), np.float32)
-    valid = np.zeros(shape, np.bool_)
-    wanted_px = -(-PREVIEW_PX * max(scene.height, scene.width) // max(extent.height, extent.width))
-    if wanted_px <= REDUCED_PX:
-        pixels, holds = reader.read_reduced(wanted_px)
-        down, across = holds.shape[0] / scene.height, holds.shape[1] / scene.width
-        rows = _centres(extent.height * down, shape[0]) + extent.row * down
-        cols = _centres(extent.width * across, shape[1]) + extent.col * across
-        step = max(1, round(extent.height * down / shape[0]))
-        picture[:], valid[:] = _averaged(pixels[bands, ...], holds, rows, cols, step)
-    else:
-        rows, cols = _centres(extent.height, shape[0]), _centres(extent.width, shape[1])
-        step = max(1, round(extent.height / shape[0]))
-        for window in windows(extent.height, extent.width):
-            to = _inside(rows, cols, window)
-            if valid[to].size:
-                pixels, holds = reader.read(moved(window, extent))
-                at = rows[to[0]] - window.row, cols[to[1]] - window.col
-                picture[:, *to], valid[to] = _averaged(pixels[bands, ...], holds, *at, step)
-    if np.dtype(scene.dtype) != np.uint8:
+def _scene_picture(scene: Quicklook) -> NDArray[np.float32]:
+    """Return the scene as float32 (3, height, width), 0…255."""
+    valid = scene.valid
+    picture = np.empty((3, *valid.shape), np.float32)
+    picture[:] = scene.pixels
+    if scene.pixels.dtype != np.uint8:
         picture = np.stack([_stretched(band, valid) for band in picture])
     picture[:, ~valid] = np.array(EMPTY)[:, None]
     return picture
-
-
-def _averaged(
-    pixels: NDArray[Any],
-    valid: NDArray[np.bool_],
-    rows: NDArray[np.float64],
-    cols: NDArray[np.float64],
-    step: int,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Average the valid pixels of squares of `step` px around points.
-
-    Args:
-        pixels: any type (3, height, width).
-        valid: bool (height, width).
-        rows: where the points lie along the height, px, pixel edges on integers.
-        cols: where they lie along the width.
-        step: side of the squares, px.
-
-    Returns:
-        float32 (3, rows, cols) and bool (rows, cols), True = a valid pixel was there.
-    """
-    total = np.zeros((3, rows.size, cols.size), np.float32)
-    count = np.zeros(total.shape[1:], np.float32)
-    for down in range(step):
-        for right in range(step):
-            row = np.floor(rows - step / 2 + 0.5 + down).clip(0, valid.shape[0] - 1).astype(int)
-            col = np.floor(cols - step / 2 + 0.5 + right).clip(0, valid.shape[1] - 1).astype(int)
-            holds = valid[row[:, None], col]
-            total += np.where(holds, pixels[:, row[:, None], col], 0)
-            count += holds
-    total /= np.maximum(count, 1)
-    return total, count > 0
 
 
 def _centres(length_px: float, count: int) -> NDArray[np.float64]:
@@ -158,14 +99,6 @@ def _inside(
     top, bottom = np.searchsorted(rows, (window.row, window.row_stop))
     left, right = np.searchsorted(cols, (window.col, window.col_stop))
     return slice(int(top), int(bottom)), slice(int(left), int(right))
-
-
-def _shown_bands(scene: Scene) -> list[int]:
-    """Return the positions of red, green and blue, or of what stands for them."""
-    names = [band.name for band in scene.bands]
-    if {"red", "green", "blue"} <= set(names):
-        return [names.index(name) for name in ("red", "green", "blue")]
-    return [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
 
 
 def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

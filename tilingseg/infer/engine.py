@@ -90,7 +90,8 @@ class TorchEngine:
         module = deepcopy(module).eval().to(self._device)
         if self._device.type == "cpu":
             steady(module)
-        # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores
+        # channels_last is the layout that convolutions are fast in, on CPUs as on tensor cores;
+        # with such weights they bring their input into it themselves
         self._module = convert_conv2d_weight_memory_format(module, torch.channels_last)
         self._upload = Upload(self._device)
         self._forward: Forward = core_logits
@@ -120,7 +121,6 @@ class TorchEngine:
         with upload_clock():
             on_device, known = self._upload(pixels), self._upload(valid)
         batch = normalize(on_device, known, self._scaling, self._spec)
-        batch = batch.contiguous(memory_format=torch.channels_last)
         with self._autocast():
             logits = self._forward(self._module, batch, part)
         height, width = (

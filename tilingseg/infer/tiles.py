@@ -65,6 +65,9 @@ class TileSource:
     """Reader threads."""
     read_ahead: int
     """Tiles that may be read before the network asks for them, fewer where they are large."""
+    seen: Callable[[Window, NDArray[Any], NDArray[np.bool_]], None]
+    """Told of the core of every tile that is read, in the threads that read: its pixels of the
+    scene, (bands, height, width) as stored, bool (height, width) as `counts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -192,6 +195,8 @@ def _load(tile: Tile, source: TileSource) -> _Loaded:
     if not counts.any():
         outside = bool(known.any())
         return _Loaded(tile=tile, used=used, counts=counts, outside=outside, seconds=spent)
+    if (core := used.intersection(tile.core)) is not None:
+        source.seen(core, pixels[:, *core.slices_in(readable)], counts[core.slices_in(used)])
     shape = (tile.window.height, tile.window.width)
     return _Loaded(
         tile=tile,

@@ -8,19 +8,22 @@ moving float32. How stored values map to 0…1 is decided once a scene, elsewher
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tilingseg.errors import ModelError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tilingseg.model.spec import ModelSpec
     from tilingseg.records import Scaling
 
 
-_STRIP = 32_000
-"""Values that are worked on at once on a processor: few enough for one thread and its cache."""
+_STRIP = 32_768
+"""Values that are worked on at once on a processor: they stay in its cache through all steps."""
 
 
 def normalize(
@@ -55,18 +58,45 @@ def normalize(
             f"values cannot be scaled from {scaling.low} to {scaling.high}: "
             "every band's high value must be above its low one"
         )
+    if pixels.device.type == "cpu":
+        normalized = torch.from_numpy(_normalized(pixels.numpy(), scaling, spec))
+        return normalized if valid.all() else normalized.masked_fill_(~valid.unsqueeze(1), 0)
     low, high, mean, std = (
         torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1)
         for values in (scaling.low, scaling.high, spec.mean, spec.std)
     )
-    on_cpu = pixels.device.type == "cpu"
-    span, normalized = high - low, torch.empty(pixels.shape, device=pixels.device)
-    # On a processor, a few rows at a time stay in its cache through all steps.
-    n_rows = max(1, _STRIP * pixels.shape[2] // pixels.numel()) if on_cpu else pixels.shape[2]
-    for row in range(0, pixels.shape[2], n_rows):
-        strip = normalized[:, :, row : row + n_rows]
-        strip.copy_(pixels[:, :, row : row + n_rows])
-        strip.sub_(low).div_(span).clamp_(0, 1).sub_(mean).div_(std)
-    if on_cpu and valid.all():
-        return normalized
-    return normalized.masked_fill_(~valid.unsqueeze(1), 0)
+    scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
+    return scaled.sub_(mean).div_(std).masked_fill_(~valid.unsqueeze(1), 0)
+
+
+def _normalized(pixels: NDArray[Any], scaling: Scaling, spec: ModelSpec) -> NDArray[np.float32]:
+    """Do the same on a processor, a few rows of one band at a time, validity left out.
+
+    NumPy takes half of PyTorch's time for steps so small. Steps that change no value of the stored
+    type, such as clipping bytes to 0…255, are left out: the bits are the same.
+    """
+    normalized = np.empty(pixels.shape, np.float32)
+    n_rows = max(1, _STRIP // pixels.shape[3])
+    ranges = zip(scaling.low, scaling.high, spec.mean, spec.std, strict=True)
+    for index, numbers in enumerate(ranges):
+        low, high, mean, std = map(np.float32, numbers)
+        clips = pixels.dtype.kind == "f" or not _holds(pixels.dtype, low, high)
+        for tile, result in zip(pixels[:, index], normalized[:, index], strict=True):
+            for row in range(0, len(tile), n_rows):
+                strip = result[row : row + n_rows]
+                strip[:] = tile[row : row + n_rows]
+                with np.errstate(over="ignore", invalid="ignore"):  # where they are not valid
+                    if low:
+                        strip -= low
+                    strip /= high - low
+                    if clips:
+                        np.clip(strip, np.float32(0), np.float32(1), out=strip)
+                    strip -= mean
+                    strip /= std
+    return normalized
+
+
+def _holds(dtype: np.dtype[Any], low: np.float32, high: np.float32) -> bool:
+    """Tell whether every value of a type of whole numbers lies within a range."""
+    limits = np.iinfo(dtype)
+    return bool(low <= limits.min and limits.max <= high)
