@@ -73,12 +73,15 @@ def test_the_skeleton_of_a_scene_does_not_depend_on_its_cores(seed, side, with_n
 
 
 @pytest.mark.parametrize("pixel_m", [(1.0, 1.0), (0.5, 0.8)])
-def test_radii_are_those_of_a_distance_transform(pixel_m):
+def test_radii_are_about_those_of_a_distance_transform(pixel_m):
     mask = draw_mask(draw_network(5, 300.0), 300.0)
     wide = limits(max_width_px=60, min_speck_px=0, min_hole_px=0, pixel_m=pixel_m)
     found = skeleton_pixels(ArrayMask(mask), 1, Window(row=0, col=0, height=300, width=300), wide)
     edt = ndimage.distance_transform_edt(mask, sampling=pixel_m[::-1])
-    assert found.radii_m == pytest.approx(edt[found.rows, found.cols] - sum(pixel_m) / 8)
+    beyond = found.radii_m - edt[found.rows, found.cols]
+    half_px = sum(pixel_m) / 4
+    assert beyond.min() > -1.01 * half_px
+    assert (beyond - 0.1 * edt[found.rows, found.cols]).max() < 1.01 * half_px
 
 
 def test_a_wide_area_is_hollowed_and_roads_meet_its_rim():

@@ -79,7 +79,7 @@ def centerlines(
     """Yield the road network of one class as lines that meet in shared points.
 
     Every feature is a LineString from one junction or dead end to the next, in pixel
-    coordinates, with `width_m` (median; None: not known), `length_m` and `joined_m` (the part of
+    coordinates, with `width_m` (None: not known), `length_m` and `joined_m` (the part of
     the length where a gap was bridged) as properties; in `_px` where there is no ground. Lines of
     masks much finer than 0.3 m are sought in larger pixels.
 
@@ -288,7 +288,7 @@ def _feature(line: Line, name: str, scale: _Scale) -> Feature:
     x_y, radii, probabilities = line.values[:, :2], line.values[:, 2], line.values[:, 3]
     known = radii[~np.isnan(radii)]
     sure = probabilities[~np.isnan(probabilities)]
-    radius_m = float(np.median(known)) if known.size else 0.0
+    radius_m = _middle(known) if known.size else 0.0
     smooth = _smoothed(
         x_y,
         max(SMOOTH_OF_RADIUS * radius_m, SMOOTH_PX * scale.step_m),
@@ -308,6 +308,13 @@ def _feature(line: Line, name: str, scale: _Scale) -> Feature:
             (f"joined_{scale.unit}", round(float(steps[bridged].sum()), 2)),
         ),
     )
+
+
+def _middle(values: NDArray[np.float64]) -> float:
+    """Return the mean of the middle half: of widths in whole pixels the median is one of them."""
+    ordered = np.sort(values)
+    quarter = len(ordered) // 4
+    return float(ordered[quarter : len(ordered) - quarter].mean())
 
 
 def _smoothed(

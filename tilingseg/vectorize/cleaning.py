@@ -37,7 +37,8 @@ OFF_AXIS = 0.4
 def prune_spurs(network: Network, min_spur_m: float) -> None:
     """Cut off dead ends that stick out of their road by less than `min_spur_m` metres.
 
-    Where a road ends in several hairs, the longest goes on as the road.
+    Where a road ends in several hairs, the longest goes on as the road; where it ends squarely, two
+    hairs lead to its corners, and it goes on between them.
     """
     for _ in range(PRUNE_ROUNDS):
         roots = {
@@ -47,11 +48,15 @@ def prune_spurs(network: Network, min_spur_m: float) -> None:
             for _, edge in network.leaving(node)
             if network.degree(edge.stop) > 2
         }
-        doomed = [number for node in roots for number in _spurs(network, node, min_spur_m)]
-        if not doomed:
+        doomed = {node: _spurs(network, node, min_spur_m) for node in roots}
+        if not any(doomed.values()):
             return
-        for number in doomed:
-            network.remove(number)
+        for node, numbers in doomed.items():
+            hairs = [edge for number, edge in network.leaving(node) if number in numbers]
+            for number in numbers:
+                network.remove(number)
+            if len(hairs) == 2 and network.degree(node) == 1:
+                network.add(_between(hairs[0], hairs[1]))
         network.dissolve(sorted(roots & network.at.keys()))
 
 
@@ -74,6 +79,17 @@ def _spurs(network: Network, node: int, min_spur_m: float) -> list[int]:
     return [number for _, _, number, _ in hairs if number not in kept]
 
 
+def _between(hair: Edge, other: Edge) -> Edge:
+    """Return the straight way from where two hairs begin to the middle of their tips."""
+    return type(hair)(
+        start=hair.start,
+        stop=min(hair.stop, other.stop),
+        points=np.stack([hair.points[0], (hair.points[-1] + other.points[-1]) / 2]),
+        radii=np.array([hair.radii[0], (hair.radii[-1] + other.radii[-1]) / 2]),
+        probabilities=np.stack([hair.probabilities[0], hair.probabilities[-1]]),
+    )
+
+
 def is_spur(network: Network, edge: Edge, min_spur_m: float) -> bool:
     """Tell whether a dead end sticks out of its road by less than `min_spur_m` metres.
 
@@ -89,7 +105,7 @@ def is_spur(network: Network, edge: Edge, min_spur_m: float) -> bool:
 
 def _out_m(hair: Edge) -> float:
     """Return how far a hair sticks out of the road at its first point, metres."""
-    # The skeleton of a road ends about one radius before the road does.
+    # The skeleton of a round end stops its own radius before the road does.
     return hair.length - _known(hair.radii[0]) + _known(hair.radii[-1])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from tilingseg.vectorize.cleaning import is_spur
-from tilingseg.vectorize.junctions import axis_of, end_radius
+from tilingseg.vectorize.junctions import axis_of, end_radius, tip_radius
 from tilingseg.vectorize.network import Edge, path_length
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class _End:
     place: NDArray[np.float64]
     ahead: NDArray[np.float64]
     radius_m: float
+    """Half the width of the road."""
+    tip_m: float
+    """Metres of road beyond `place`."""
     is_stump: bool
     """Too short to be believed alone; it may only answer to a road that points at it."""
 
@@ -93,6 +96,7 @@ def _ends(network: Network, min_spur_m: float, step_m: float) -> list[_End]:
                     place=network.places[node],
                     ahead=axis[1],
                     radius_m=radius_m,
+                    tip_m=tip_radius(edge),
                     is_stump=is_spur(network, edge, min_spur_m),
                 )
             )
@@ -119,13 +123,13 @@ def _cost(end: _End, to: NDArray[np.float64], max_m: float, step_m: float) -> fl
 def _facing_pairs(ends: list[_End], max_gap_m: float, step_m: float) -> list[tuple[int, int]]:
     """Return the pairs of dead ends that are each other's best continuation."""
     places = np.array([end.place for end in ends])
-    widest_m = max(end.radius_m for end in ends)
+    widest_m = max(end.tip_m for end in ends)
     best: dict[int, tuple[float, int]] = {}
     for i, j in sorted(cKDTree(places).query_pairs(max_gap_m + 2 * widest_m)):
         first, second = ends[i], ends[j]
         if first.is_stump and second.is_stump:
             continue
-        max_m = max_gap_m + first.radius_m + second.radius_m
+        max_m = max_gap_m + first.tip_m + second.tip_m
         cost = _cost(first, second.place, max_m, step_m) + _cost(second, first.place, max_m, step_m)
         for a, b in ((first.node, second.node), (second.node, first.node)):
             if cost < math.inf:
@@ -152,12 +156,12 @@ def _meetings(
     tree = cKDTree(points)
     found = []
     for end in ends:
-        near = tree.query_ball_point(end.place, max_gap_m + end.radius_m + float(radii.max()))
+        near = tree.query_ball_point(end.place, max_gap_m + end.tip_m + float(radii.max()))
         best: tuple[float, float, float, int] | None = None
         for spot in near:
             if owner[spot] == end.number:
                 continue
-            max_m = max_gap_m + end.radius_m + float(radii[spot])
+            max_m = max_gap_m + end.tip_m + float(radii[spot])
             cost = _cost(end, points[spot], max_m, step_m)
             key = (cost, float(points[spot, 0]), float(points[spot, 1]), spot)
             if cost < math.inf and (best is None or key < best):

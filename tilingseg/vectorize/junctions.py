@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HOLD = 0.25
 """Weight of the place that the skeleton gave, against 1 for the axis of each road."""
-BORDER_OF_RADIUS = 1.75
+BORDER_OF_RADIUS = 0.75
 """A road that ends within this share of its radius from the edge of the scene leaves it."""
 
 
@@ -143,13 +143,13 @@ def straighten_ends(network: Network, step_m: float) -> None:
             start=edge.start,
             stop=edge.stop,
             points=np.concatenate([place[None], edge.points[first:]]),
-            radii=np.concatenate([[radius_m], edge.radii[first:]]),
+            radii=np.concatenate([edge.radii[:1], edge.radii[first:]]),
             probabilities=np.concatenate([edge.probabilities[:1], edge.probabilities[first:]]),
         )
 
 
 def lead_to_border(network: Network, size_m: tuple[float, float], step_m: float) -> None:
-    """Lead roads that leave the scene to its very edge, where their skeleton stops a radius short.
+    """Lead roads that leave the scene to its very edge, which their skeleton does not reach.
 
     Args:
         network: changed in place: `places` of free ends.
@@ -166,13 +166,22 @@ def lead_to_border(network: Network, size_m: tuple[float, float], step_m: float)
             continue
         towards = axis[1]
         place = network.places[node]
+        near_m = tip_radius(edge) + BORDER_OF_RADIUS * radius_m + 2 * step_m
         for side in (0, 1):
             gap_m = size_m[side] - place[side] if towards[side] > 0 else place[side]
-            if abs(towards[side]) > 0.5 and gap_m <= BORDER_OF_RADIUS * radius_m + 2 * step_m:
+            if abs(towards[side]) > 0.5 and gap_m <= near_m:
                 place = place + towards * (gap_m / abs(towards[side]))
                 break
         inside: NDArray[np.float64] = np.clip(place, 0.0, size_m)
         network.places[node] = np.round(inside, DIGITS)
+
+
+def tip_radius(edge: Edge) -> float:
+    """Return how far the road goes on beyond the first point of an edge, metres.
+
+    That is half its width where it ends round, and next to nothing where it ends squarely.
+    """
+    return float(np.nan_to_num(edge.radii[0]))
 
 
 def end_radius(edge: Edge, step_m: float) -> float:

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from tilingseg.grid import Window
 from tilingseg.records import NODATA
+from tilingseg.vectorize.road_width import half_widths
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,10 +56,15 @@ class SkeletonLimits:
         return int(0.75 * self.max_width_px) + 4
 
     @property
+    def reach_px(self) -> int:
+        """Pixels around a core that its skeleton and radii depend on, once specks are gone."""
+        return 2 * self.max_passes + self.max_width_px
+
+    @property
     def halo_px(self) -> int:
-        """Pixels around a core that its skeleton and radii depend on."""
+        """Pixels of the mask around a core that they depend on."""
         small = max(_max_side_px(self.min_speck_px), _max_side_px(self.min_hole_px))
-        return 2 * self.max_passes + self.max_width_px + small + 4
+        return self.reach_px + small + 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +76,7 @@ class SkeletonPixels:
     cols: NDArray[np.int64]
     """Column of each pixel in the scene, px (n,)."""
     radii_m: NDArray[np.float64]
-    """Distance from the pixel to the edge of the mask, metres (n,)."""
+    """Half the width of the road at each pixel, metres (n,)."""
     probabilities: NDArray[np.uint8] | None
     """Probability of each pixel, 255 = 1; None: not kept."""
     n_specks: int = 0
@@ -99,7 +104,9 @@ def skeleton_pixels(
     if road.any():
         road, n_holes = _fill_holes(road, labels != NODATA, limits.min_hole_px, inside)
         road, n_specks = _drop_specks(road, limits.min_speck_px, inside)
-        line = thin(_hollow(road, limits.max_width_px), limits.max_passes)
+        shell = _hollow(road, limits.max_width_px)
+        line = thin(shell, limits.max_passes)
+        _lead_to_square_ends(line, shell, limits.max_width_px // 2)
     else:
         line = road
     rows, cols = np.nonzero(line[inside])
@@ -107,7 +114,12 @@ def skeleton_pixels(
     return SkeletonPixels(
         rows=rows + core.row,
         cols=cols + core.col,
-        radii_m=_radii(road, rows + inside[0].start, cols + inside[1].start, limits),
+        radii_m=half_widths(
+            road,
+            (rows + inside[0].start, cols + inside[1].start),
+            limits.pixel_m,
+            (limits.max_width_px, limits.reach_px),
+        ),
         probabilities=None if probability is None else probability[rows, cols],
         n_specks=n_specks,
         n_holes=n_holes,
@@ -200,6 +212,51 @@ def _neighbours(
     return once
 
 
+def _lead_to_square_ends(line: NDArray[np.bool_], road: NDArray[np.bool_], reach_px: int) -> None:
+    """Lead lines on to the middle of square ends that lie along a row or a column.
+
+    Thinning stops half a width before them, and draws no hairs to their corners as it does where
+    they lie askew (what becomes of those: `cleaning.prune_spurs`). A round end is left: the line of
+    a road that was drawn with one ends in its centre.
+
+    Args:
+        line: the thinned mask; changed in place.
+        road: the mask that was thinned, same shape.
+        reach_px: half the width of the widest road, px.
+    """
+    inside, thinned = np.pad(road, 1), np.pad(line, 1).view(np.uint8)
+    ends = np.flatnonzero(thinned)
+    steps = np.array(_neighbour_steps(inside.shape[1]))
+    near = thinned.reshape(-1)[ends[:, None] + steps]
+    alone = near.sum(axis=1) == 1
+    ends, back = ends[alone], steps[near[alone].argmax(axis=1)]
+    flat, stride = inside.reshape(-1), inside.shape[1]
+    for ahead, aside in ((1, stride), (-1, stride), (stride, 1), (-stride, 1)):
+        at = ends[back == -ahead]
+        n_ahead, n_left, n_right = (
+            _count_on(flat, at, step, reach_px) for step in (ahead, aside, -aside)
+        )
+        front = at + n_ahead * ahead
+        is_square = flat[front + n_left * aside] & flat[front - n_right * aside]
+        for start, count in zip(at[is_square].tolist(), n_ahead[is_square].tolist(), strict=True):
+            thinned.reshape(-1)[start : start + (count + 1) * ahead : ahead] = 1
+    line[:] = thinned[1:-1, 1:-1]
+
+
+def _count_on(
+    flat: NDArray[np.bool_], at: NDArray[np.intp], step: int, reach_px: int
+) -> NDArray[np.intp]:
+    """Count how many pixels of a mask follow on pixels, at most `reach_px`."""
+    count = np.zeros(at.size, dtype=np.intp)
+    going = np.ones(at.size, dtype=bool)
+    for k in range(1, reach_px + 1):
+        going[going] = flat[at[going] + k * step]
+        if not going.any():
+            break
+        count += going
+    return count
+
+
 def _hollow(road: NDArray[np.bool_], max_width_px: int) -> NDArray[np.bool_]:
     """Take away pixels whose square of `max_width_px` lies wholly in the mask."""
     reach = max_width_px // 2
@@ -273,39 +330,6 @@ def _small_pieces(
 def _max_side_px(area_px: int) -> int:
     """Return the longest side of a piece that counts as small, px; longer ones are roads."""
     return math.ceil(2 * math.sqrt(area_px))
-
-
-def _radii(
-    road: NDArray[np.bool_],
-    rows: NDArray[np.int64],
-    cols: NDArray[np.int64],
-    limits: SkeletonLimits,
-) -> NDArray[np.float64]:
-    """Measure the distance of road pixels to the edge of the road, metres (n,)."""
-    step = np.array([limits.pixel_m[1], limits.pixel_m[0]])
-    farthest_m = limits.max_width_px * float(step.min())
-    # Only pixels beside the road can be nearest, and the tree is asked for the skeleton alone:
-    # the same numbers as a distance transform of the window, at a fraction of its time.
-    beside = np.argwhere(_beside(road))
-    if beside.size == 0:
-        return np.full(rows.size, farthest_m)
-    distance, _ = cKDTree(beside * step).query(
-        np.column_stack([rows, cols]) * step, distance_upper_bound=farthest_m
-    )
-    # From pixel centres to the edge between two pixels is half a pixel less when the road is an
-    # odd number of pixels wide and nothing when it is even: a quarter is right on average.
-    radii: NDArray[np.float64] = np.minimum(distance, farthest_m) - float(step.mean()) / 4
-    return radii
-
-
-def _beside(road: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which pixels outside the mask share an edge with one inside; bool, same shape."""
-    near = np.zeros(road.shape, dtype=bool)
-    near[1:] |= road[:-1]
-    near[:-1] |= road[1:]
-    near[:, 1:] |= road[:, :-1]
-    near[:, :-1] |= road[:, 1:]
-    return near & ~road
 
 
 def _grown(core: Window, halo_px: int, height: int, width: int) -> Window:
