@@ -112,6 +112,36 @@ class TestParts:
         assert common_parts(TileGrid(height=200, width=200, tile_size_px=128, overlap_px=24)) == ()
 
     @needs("onnx")
+    def test_only_the_graph_that_runs_holds_the_memory_of_a_pass(self, model):
+        held = set()
+
+        class Watched:
+            def __init__(self, *given):
+                self.graph = RUNTIMES["onnx"].prepare(*given)
+
+            def __call__(self, pixels):
+                held.add(self)
+                return self.graph(pixels)
+
+            def release(self):
+                held.remove(self)
+
+        engine = GraphEngine(
+            model.module,
+            SPEC,
+            Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="uint8"),
+            GraphOptions(
+                runtime=replace(RUNTIMES["onnx"], prepare=Watched), precision="fp32", threads=1
+            ),
+        )
+        pixels = np.zeros((1, 3, 96, 96), dtype=np.uint8)
+        valid = np.ones((1, 96, 96), dtype=bool)
+        inner = slice(12, 84), slice(12, 84)
+        for part in (WHOLE, inner, inner, WHOLE, inner):
+            engine.probabilities(pixels, valid, part)
+            assert len(held) == 1
+
+    @needs("onnx")
     def test_a_part_without_a_graph_is_cut_from_a_larger_one(self, model):
         seen = []
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.infer.engine import Part
-    from tilingseg.infer.runtimes import Forward, Runtime
+    from tilingseg.infer.runtimes import Compiled, Runtime
     from tilingseg.model.graph import Graph
     from tilingseg.model.spec import ModelSpec
     from tilingseg.records import Scaling
@@ -65,7 +65,8 @@ class GraphEngine:
         self._spec = spec
         self._scaling = scaling
         self._options = options
-        self._graphs: dict[tuple[tuple[int, ...], _Box], Forward] = {}
+        self._graphs: dict[tuple[tuple[int, ...], _Box], Compiled] = {}
+        self._running: Compiled | None = None
 
     @torch.inference_mode()
     def probabilities(
@@ -112,14 +113,19 @@ class GraphEngine:
                 boxes.append(box)
         return min(boxes, key=lambda box: (box[1] - box[0]) * (box[3] - box[2]))
 
-    def _graph(self, shape: tuple[int, ...], box: _Box) -> Forward:
+    def _graph(self, shape: tuple[int, ...], box: _Box) -> Compiled:
+        """Return the graph for a shape and part; only one of all holds the memory of a pass."""
         key = shape, box
         if key not in self._graphs:
             options, part = self._options, (slice(*box[:2]), slice(*box[2:]))
             graph = make_graph(self._module, self._spec, shape, part, options)
             data = onnx_bytes(graph, shape)
             self._graphs[key] = options.runtime.prepare(data, options.precision, options.threads)
-        return self._graphs[key]
+        wanted = self._graphs[key]
+        if self._running is not None and self._running is not wanted:
+            self._running.release()
+        self._running = wanted
+        return wanted
 
 
 def make_graph(

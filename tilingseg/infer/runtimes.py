@@ -8,23 +8,36 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tilingseg.errors import DependencyError
 from tilingseg.model.graph import PIXELS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""float32 (1, bands, height, width), normalised → logits, float32 (1, outputs, …). What it gives
-may be overwritten by its next call."""
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Compiled(Protocol):
+    """A graph that is ready to run."""
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Infer one tile.
+
+        Args:
+            pixels: float32 (1, bands, height, width), normalised.
+
+        Returns:
+            Logits, float32 (1, outputs, …); may be overwritten by the next call.
+        """
+
+    def release(self) -> None:
+        """Give back the memory of a pass; the next one takes it anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,50 +50,60 @@ class Runtime:
     """What it computes in."""
     restate: bool
     """See `quantize_graph`."""
-    prepare: Callable[[bytes, str, int], Forward]
+    prepare: Callable[[bytes, str, int], Compiled]
     """(content of an ONNX file, precision, processor threads) → the compiled graph."""
 
 
-def _prepare_onnx(data: bytes, _precision: str, threads: int) -> Forward:
-    import onnxruntime
+class _OnnxGraph:
+    """A session of ONNX Runtime; it keeps nothing between passes."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Threads that wait in a loop take the processor from those that decode.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Each part of a tile has a session; with an arena each would keep the memory of a whole pass.
-    options.enable_cpu_mem_arena = False
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    def __init__(self, data: bytes, _precision: str, threads: int) -> None:
+        import onnxruntime
 
-    def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = session.run(None, {PIXELS: pixels})[0]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that wait in a loop take the processor from those that decode.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Each part of a tile has a session; an arena would keep the memory of a whole pass.
+        options.enable_cpu_mem_arena = False
+        self._session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._session.run(None, {PIXELS: pixels})[0]
         return logits
 
-    return forward
+    def release(self) -> None:
+        pass
 
 
-def _prepare_openvino(data: bytes, precision: str, threads: int) -> Forward:
-    core = _openvino().Core()
-    compiled = core.compile_model(
-        core.read_model(data),
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "NUM_STREAMS": 1,
-            # Several processes of one machine would all choose the same cores.
-            "ENABLE_CPU_PINNING": False,
-        },
-    )
-    request = compiled.create_infer_request()
+class _OpenvinoGraph:
+    """A compiled model of OpenVINO, which keeps the memory of a pass until it is told not to."""
 
-    def forward(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = request.infer([pixels], share_inputs=True, share_outputs=True)
+    def __init__(self, data: bytes, precision: str, threads: int) -> None:
+        core = _openvino().Core()
+        self._model = core.compile_model(
+            core.read_model(data),
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": threads,
+                "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+                "NUM_STREAMS": 1,
+                # Several processes of one machine would all choose the same cores.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._request = self._model.create_infer_request()
+
+    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = self._request.infer([pixels], share_inputs=True, share_outputs=True)
         logits: NDArray[np.float32] = found[0]
         return logits
 
-    return forward
+    def release(self) -> None:
+        self._model.release_memory()
 
 
 def save_openvino(data: bytes, target: Path) -> None:
@@ -114,13 +137,13 @@ RUNTIMES: MappingProxyType[str, Runtime] = MappingProxyType(
             package="onnxruntime",
             precisions=("fp32", "int8"),
             restate=True,
-            prepare=_prepare_onnx,
+            prepare=_OnnxGraph,
         ),
         "openvino": Runtime(
             package="openvino",
             precisions=("fp32", "bf16", "int8"),
             restate=False,
-            prepare=_prepare_openvino,
+            prepare=_OpenvinoGraph,
         ),
     }
 )
