@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from affine import Affine
 
 from tilingseg.errors import TilingSegError
 from tilingseg.model.load import build_network, save_model
+from tilingseg.model.ranges import observe_ranges
 from tilingseg.model.spec import ModelSpec
 
 CONTENDERS = (
@@ -53,6 +54,10 @@ SPEC = ModelSpec(
     std=(0.25, 0.25, 0.25),
 )
 BLOCK_PX = 512
+RANGES_PX = 256
+"""Side of the noise from which the ranges for int8 are taken, px."""
+INT8_DIFFERENCE = 0.02
+"""What int8 may change in the probabilities of random weights, on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +194,7 @@ def write_scene(path: Path, size: int, seed: int = 0) -> None:
 
 
 def write_model(path: Path, spec: ModelSpec = SPEC, seed: int = 0) -> None:
-    """Write a model file with random weights.
+    """Write a model file with random weights, and with the ranges that int8 needs.
 
     Args:
         path: file to write.
@@ -202,6 +207,10 @@ def write_model(path: Path, spec: ModelSpec = SPEC, seed: int = 0) -> None:
         # as after training: folding them away must not be free
         if name.endswith("running_var"):
             statistic.uniform_(0.5, 2.0)
+    window = torch.randn(1, len(spec.bands), RANGES_PX, RANGES_PX)
+    ranges = observe_ranges(module.eval(), spec, [window])
+    layers = tuple((layer, *ends) for layer, ends in sorted(ranges.items()))
+    spec = replace(spec, activation_ranges=layers, int8_difference=INT8_DIFFERENCE)
     save_model(path, module, spec)
 
 

@@ -83,7 +83,7 @@ def default(scene: str, model: str, out: Path, tile: int, overlap: int) -> Itera
 
 
 def int8(scene: str, model: str, out: Path, tile: int, overlap: int) -> Iterator[None]:
-    """This package in int8, for models that have ranges for it, such as the bundled one."""
+    """This package in int8."""
     yield
     options = tilingseg.RunOptions(model=model, outputs=MASKS, precision="int8")
     tilingseg.run(scene, out / "run", options=options)
