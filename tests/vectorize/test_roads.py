@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import shapely
+import shapely.affinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import shapes
@@ -58,6 +59,18 @@ def test_any_traced_piece_gives_a_valid_polygon_with_its_holes(seed, sigma):
         assert smooth.is_valid
         assert len(smooth.interiors) == len(piece.polygon.interiors)
         assert smooth.area == pytest.approx(piece.polygon.area, abs=0.3 * piece.polygon.length)
+
+
+def test_outlines_do_not_depend_on_where_the_scene_begins():
+    pieces = [one.polygon for one in traced(draw_mask(draw_network(0, 400.0), 400.0, rough_m=0.7))]
+    for piece in pieces:
+        corners = np.add(piece.exterior.coords[:-1], (60_101, 10_013))
+        holes = shapely.affinity.translate(piece, 60_101, 10_013).interiors
+        farther = shapely.Polygon(np.roll(corners, len(corners) // 3, axis=0), holes)
+        moved = shapely.affinity.translate(smooth_polygon(farther, 0.5), -60_101, -10_013)
+        here = smooth_polygon(piece, 0.5)
+        assert shapely.get_num_coordinates(moved) == shapely.get_num_coordinates(here)
+        assert np.abs(shapely.get_coordinates(moved) - shapely.get_coordinates(here)).max() < 1e-6
 
 
 def test_small_pieces_and_holes_are_dropped_and_counted():

@@ -131,14 +131,21 @@ def smooth_polygon(polygon: Polygon, tolerance_px: float) -> Polygon:
         A valid polygon with the same holes; `polygon` itself where smoothing would make rings
         cross, as in pieces one pixel wide.
     """
+    # Simplifying keeps the first vertex, and tracing begins where the scene or a region does. Seen
+    # from its own corner, the last digits of large coordinates decide nothing either.
+    corner = np.floor(polygon.bounds[:2])
+    near = shapely.normalize(shapely.transform(polygon, lambda points: points - corner))
     for sigma_px in OUTLINE_SIGMAS_PX:
-        rings = [_smooth_ring(ring, sigma_px) for ring in (polygon.exterior, *polygon.interiors)]
+        rings = [_smooth_ring(ring, sigma_px) for ring in (near.exterior, *near.interiors)]
         smooth = Polygon(rings[0], rings[1:])
         if not smooth.is_valid:
             continue
         simple = shapely.simplify(smooth, tolerance_px, preserve_topology=True)
         if simple.is_valid and not simple.is_empty:
-            return _of_area(simple, polygon.area)
+            found: Polygon = shapely.transform(
+                _of_area(simple, near.area), lambda points: points + corner
+            )
+            return found
     return polygon
 
 
