@@ -36,7 +36,7 @@ class Costs:
     """Joining the pieces of one group of regions, seconds."""
     publish_s: float = 6.0
     """Writing one region's part of the outputs, seconds; one worker does it for a whole scene."""
-    scheduler_ms: float = 8.5
+    scheduler_ms: float = 2.8
     """What client and scheduler do for one task, milliseconds."""
     region_mb: float = 156.0
     """Bytes a region moves to and from storage, MB."""
