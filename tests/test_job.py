@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import pytest
 
+import tilingseg.job
 from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg import flow
 from tilingseg.errors import PlanError
 from tilingseg.job import RunOptions, estimate_job, prepare
 from tilingseg.plan import TilingOptions
+from tilingseg.records import Scaling
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +41,6 @@ def test_a_scene_is_one_plan_however_its_path_is_written(model, scene, monkeypat
 
 
 def test_preparing_reads_no_pixel(model, scene, monkeypatch):
-    import tilingseg.job
-
     opened = tilingseg.job.open_scene
 
     def blind(*args, **kwargs):
@@ -79,3 +82,51 @@ def test_a_scene_smaller_than_the_halo_is_estimated(folder, model, blend):
 def test_impossible_wishes_are_refused(model, scene, changes, words):
     with pytest.raises(PlanError, match=words):
         prepare(str(scene), options_for(model, **changes))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_the_next_scene_gets_the_engine_of_the_last_one(folder, model, monkeypatch, engine):
+    if engine != "torch":
+        pytest.importorskip("onnxruntime")
+    scenes = [
+        make_geotiff(folder / f"{engine}{n}.tif", smooth_noise(96, 80, seed=n)) for n in range(2)
+    ]
+    options = options_for(model, engine=engine)
+    made = []
+    make = tilingseg.job.make_engine
+    monkeypatch.setattr(tilingseg.job, "make_engine", lambda *a: made.append(a) or make(*a))
+
+    def masks(name):
+        found = []
+        for path in scenes:
+            report = flow.run(path, folder / name / path.stem, options=options)
+            found.append(Path(dict(report.outputs)["mask"]).read_bytes())
+        return found
+
+    kept = masks(f"{engine}-kept")
+    assert len(made) == 1
+    monkeypatch.setattr(tilingseg.job, "KEPT_TILE_PX", 0)
+    tilingseg.job._KEPT.clear()
+    assert masks(f"{engine}-anew") == kept
+    assert len(made) == 3
+
+
+def test_an_engine_that_is_lent_is_lent_to_one(model, scene):
+    scaling = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="uint8")
+    job = prepare(str(scene), options_for(model, tiling=TilingOptions(tile_size_px=256)))
+    try:
+        with job.lent_engine("cpu", scaling), job.lent_engine("cpu", scaling):
+            assert not tilingseg.job._KEPT
+        assert len(tilingseg.job._KEPT) == 1
+        with pytest.raises(RuntimeError), job.lent_engine("cpu", scaling):
+            raise RuntimeError
+        assert not tilingseg.job._KEPT, "one that failed is not lent again"
+    finally:
+        job.reader.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    tilingseg.job._KEPT.clear()
+    yield
+    tilingseg.job._KEPT.clear()

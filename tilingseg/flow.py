@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tilingseg.area import area_mask
@@ -215,9 +216,12 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
 
     def work(device: str) -> None:
         engine: Engine | None = None
-        with ThreadPoolExecutor(job.workers, thread_name_prefix="read") as pool:
+        with (
+            ThreadPoolExecutor(job.workers, thread_name_prefix="read") as pool,
+            ExitStack() as lent,
+        ):
             while (region := take()) is not None:
-                engine = engine or job.engine(device, store.scaling)
+                engine = engine or lent.enter_context(job.lent_engine(device, store.scaling))
                 run_region(job, store, region, engine, pool, watch)
 
     with freed_memory_kept():

@@ -7,7 +7,10 @@ Wishes that cannot be met end here.
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,9 +43,12 @@ from tilingseg.readers import open_scene
 from tilingseg.records import Scaling
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shapely.geometry.base import BaseGeometry
 
     from tilingseg.infer import Engine
+    from tilingseg.infer.engine import Part
     from tilingseg.model.load import LoadedModel
     from tilingseg.model.spec import ModelSpec
     from tilingseg.plan import Estimate
@@ -97,6 +103,14 @@ class RunOptions:
     """Go on with an interrupted run; False: start anew."""
 
 
+KEPT_TILE_PX = 512 * 512
+"""Largest tile whose engine is kept for the next scene, px: it holds some megabytes."""
+MAX_KEPT = 4
+"""Engines that are kept; scenes of a batch often come in a few sizes."""
+_KEPT: OrderedDict[tuple[object, ...], tuple[Engine, ...]] = OrderedDict()
+_KEPT_LOCK = threading.Lock()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
     """A plan and what is needed to carry it out."""
@@ -116,13 +130,42 @@ class Job:
 
     def engine(self, device: str, scaling: Scaling) -> Engine:
         """Load the network onto a device."""
-        plan = self.plan
-        exact = plan.tiling.stitching == "exact"
-        parts = common_parts(plan.grid) if exact else ()
-        choice = _choice(plan.model)
-        engines = tuple(make_engine(model, scaling, device, choice, parts) for model in self.models)
-        several = len(engines) > 1 or plan.model.tta
-        views = D4 if plan.model.tta else UPRIGHT
+        return self._joined(self._engines(device, scaling))
+
+    @contextmanager
+    def lent_engine(self, device: str, scaling: Scaling) -> Iterator[Engine]:
+        """Lend the same, for one user at a time.
+
+        Engines of small tiles stay in this process for the next scene that needs the same: to
+        prepare a network can take longer than to infer such a scene.
+        """
+        use, shape = self.plan.model, self.plan.grid.tile_shape
+        key = (use.sha256, _choice(use), scaling, device, shape, repr(self._parts))
+        with _KEPT_LOCK:
+            engines = _KEPT.pop(key, None)
+        engines = engines or self._engines(device, scaling)
+        yield self._joined(engines)  # where this ends in an error, they are not kept
+        if shape[0] * shape[1] <= KEPT_TILE_PX:
+            with _KEPT_LOCK:
+                _KEPT[key] = engines
+                while len(_KEPT) > MAX_KEPT:
+                    _KEPT.popitem(last=False)
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        exact = self.plan.tiling.stitching == "exact"
+        return common_parts(self.plan.grid) if exact else ()
+
+    def _engines(self, device: str, scaling: Scaling) -> tuple[Engine, ...]:
+        choice = _choice(self.plan.model)
+        return tuple(
+            make_engine(model, scaling, device, choice, self._parts) for model in self.models
+        )
+
+    def _joined(self, engines: tuple[Engine, ...]) -> Engine:
+        use = self.plan.model
+        several = len(engines) > 1 or use.tta
+        views = D4 if use.tta else UPRIGHT
         engine: Engine = MeanEngine(engines, views) if several else engines[0]
         return HalvingEngine(FrugalEngine(engine), common_geometry(self.models))
 

@@ -19,6 +19,7 @@ import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -82,6 +83,8 @@ class _Desk:
     job: Job
     store: WorkStore
     engine: Engine
+    leave: ExitStack
+    """Gives back the engine and closes the scene."""
 
 
 class _Bench:
@@ -101,7 +104,7 @@ class _Bench:
                 self._desks[key] = self._set_up(scene)
                 while len(self._desks) > MAX_OPEN:
                     _, old = self._desks.popitem(last=False)
-                    old.job.reader.close()
+                    old.leave.close()
             self._desks.move_to_end(key)
             return self._desks[key]
 
@@ -116,7 +119,10 @@ class _Bench:
         job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
         store = _resume(job, folder)
         device = job.devices[self.device_index % len(job.devices)]
-        return _Desk(job=job, store=store, engine=job.engine(device, store.scaling))
+        leave = ExitStack()
+        leave.callback(job.reader.close)
+        engine = leave.enter_context(job.lent_engine(device, store.scaling))
+        return _Desk(job=job, store=store, engine=engine, leave=leave)
 
 
 _BENCH = _Bench()
