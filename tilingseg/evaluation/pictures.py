@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.evaluation.measure import ClassCounts, WindowCounts
+    from tilingseg.metrics.pixels import PixelCounts
 
 N_SHOWN = 5
 LEAST_SHARE = 0.02
 """Windows with less of the class, found or true, say more about luck than about the model."""
+_LEAST_KNOWN = 0.5
+"""Windows at a raster's edge with less known ground than this share of a whole one show little."""
 SHOWN_PX = 256
 COLOURS = {"hit": (90, 200, 90), "false": (240, 140, 20), "missed": (60, 110, 255)}
 """Green, orange, blue: apart for most colour-blind eyes."""
@@ -109,26 +112,30 @@ def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
         half = len(ranked) // 2
         rows = (ranked[half:][: -N_SHOWN - 1 : -1], ranked[:half][:N_SHOWN])
         names.append(f"windows_{class_name}.png")
-        _save(out / names[-1], _sheet(rows), effort=9)
+        with whole(out / names[-1]) as part:
+            _sheet(rows).quantize(256).save(part, "PNG", optimize=True)
     return tuple(names)
 
 
 def _ranked(counts: Iterable[ClassCounts]) -> list[tuple[float, str, ClassCounts, WindowCounts]]:
-    """Return the windows that hold enough of the class, the worst first."""
+    """Return the windows that hold enough ground and enough of the class, the worst first."""
+    windows = [(item, window) for item in counts for window in item.windows]
+    enough = _LEAST_KNOWN * max((_known(window.pixels) for _, window in windows), default=0)
     rows = []
-    for item in counts:
-        for window in item.windows:
-            pixels = window.pixels
-            union = pixels.n_hit + pixels.n_false + pixels.n_missed
-            if union >= LEAST_SHARE * (union + pixels.n_clear):
-                rows.append((pixels.iou, str(window.folder), item, window))
+    for item, window in windows:
+        pixels, known = window.pixels, _known(window.pixels)
+        if known >= enough and known - pixels.n_clear >= LEAST_SHARE * known:
+            rows.append((pixels.iou, str(window.folder), item, window))
     return sorted(rows, key=lambda row: (*row[:2], row[3].window.row, row[3].window.col))
+
+
+def _known(pixels: PixelCounts) -> int:
+    return pixels.n_hit + pixels.n_false + pixels.n_missed + pixels.n_clear
 
 
 def _sheet(
     rows: Sequence[list[tuple[float, str, ClassCounts, WindowCounts]]],
-) -> NDArray[np.uint8]:
-    """Return uint8 (height, width, 3)."""
+) -> Image.Image:
     cell = SHOWN_PX + 4
     height, width = 2 * (2 * cell + _TEXT_PX) + _TEXT_PX, max(map(len, rows)) * cell
     sheet = Image.new("RGB", (width, height), "white")
@@ -147,7 +154,7 @@ def _sheet(
         draw.rectangle((left, height - _TEXT_PX + 4, left + 10, height - 4), fill=colour)
         draw.text((left + 14, height - _TEXT_PX + 3), name, fill="black")
         left += 80
-    return np.asarray(sheet, np.uint8)
+    return sheet
 
 
 def _cut(window: WindowCounts, name: str) -> Image.Image:
@@ -159,8 +166,8 @@ def _cut(window: WindowCounts, name: str) -> Image.Image:
     return part.resize(size, Image.Resampling.LANCZOS)
 
 
-def _save(path: Path, picture: NDArray[Any], *, effort: int = 1) -> None:
+def _save(path: Path, picture: NDArray[Any]) -> None:
     """Write a PNG; of the many pictures beside the runs nobody waits for the last byte saved."""
     with whole(path) as part:
         image = Image.fromarray(np.rint(picture).astype(np.uint8))
-        image.save(part, "PNG", compress_level=effort)
+        image.save(part, "PNG", compress_level=1)
