@@ -1,5 +1,8 @@
 """Every engine against the one contract, and how one is chosen."""
 
+import importlib
+import importlib.metadata
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -198,40 +201,103 @@ class TestChoice:
         self.pretend(
             monkeypatch, {"torch": (0.0, 3.0), "onnx": (5e-5, 2.0), "openvino": (2e-4, 1.0)}
         )
-        chosen = choose_engine(model, "cpu")
+        chosen = choose_engine((model,), "cpu")
         assert (chosen.engine, chosen.precision) == ("onnx", "fp32")
         assert "openvino differs from torch by 2.0e-04, more than 1.0e-04" in chosen.reason
         assert "onnx differs from torch by 5.0e-05 and takes 0.67 × its time" in chosen.reason
 
+    def test_an_engine_that_gives_no_number_does_not_agree(self, monkeypatch, model):
+        self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (float("nan"), 2.0)})
+        chosen = choose_engine((model,), "cpu")
+        assert chosen.engine == "torch"
+        assert "onnx differs from torch by nan, more than 1.0e-04" in chosen.reason
+
+    def test_several_models_take_an_engine_on_which_each_agrees(self, monkeypatch, model):
+        second = replace(model, sha256="1")
+        self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (5e-5, 2.0)})
+        agreed = choose_engine((model, second), "cpu")
+        assert agreed.engine == "onnx"
+        assert "takes 0.67 × its time" in agreed.reason
+        pretended = choice.probabilities_of
+
+        def worse(one, chosen):
+            found, seconds = pretended(one, chosen)
+            return found + 1e-3 * (one is second and chosen.engine == "onnx"), seconds
+
+        monkeypatch.setattr(choice, "probabilities_of", worse)
+        self.remembered.clear()
+        assert choose_engine((model,), "cpu").engine == "onnx"
+        assert choose_engine((model, second), "cpu").engine == "torch"
+
+    @pytest.mark.parametrize(
+        "error", [type("RuntimeOfItsOwn", (Exception,), {})("no kernel\nat line 3"), ImportError()]
+    )
+    def test_an_engine_that_fails_in_any_way_is_said_and_left_out(self, monkeypatch, model, error):
+        self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (0.0, 2.0)})
+        pretended = choice.probabilities_of
+
+        def fail(one, chosen):
+            if chosen.engine == "onnx":
+                raise error
+            return pretended(one, chosen)
+
+        monkeypatch.setattr(choice, "probabilities_of", fail)
+        chosen = choose_engine((model,), "cpu")
+        assert chosen.engine == "torch"
+        words = "no kernel" if str(error) else "ImportError"
+        assert chosen.reason.endswith(f"onnx cannot: {words}")
+
+    @pytest.mark.parametrize(
+        "foreign",
+        [
+            "onnx",
+            ["onnx"],
+            {},
+            {"engine": "onnx"},
+            {"engine": ["onnx"], "reason": "x"},
+            {"engine": "tensorrt", "reason": "x"},
+        ],
+    )
+    def test_a_foreign_memory_is_measured_anew(self, monkeypatch, model, foreign):
+        self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (0.0, 2.0)})
+        chosen = choose_engine((model,), "cpu")
+        (key,) = self.remembered
+        self.remembered[key] = foreign
+        assert choose_engine((model,), "cpu") == chosen
+        assert self.remembered[key] == {"engine": "onnx", "reason": chosen.reason}
+
     def test_the_choice_is_remembered(self, monkeypatch, model):
         self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (0.0, 2.0)})
-        first = choose_engine(model, "cpu")
+        first = choose_engine((model,), "cpu")
         self.pretend(monkeypatch, {"torch": (0.0, 1.0), "onnx": (0.0, 2.0)})
-        assert choose_engine(model, "cpu") == first
+        assert choose_engine((model,), "cpu") == first
         self.remembered.clear()
-        assert choose_engine(model, "cpu").engine == "torch"
+        assert choose_engine((model,), "cpu").engine == "torch"
 
     def test_int8_may_differ_as_much_as_the_model_states(self, monkeypatch, model):
         stated = replace(model, spec=replace(SPEC, int8_difference=0.01))
         self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (0.012, 2.0)})
-        assert choose_engine(stated, "cpu", precision="int8").engine == "onnx"
+        assert choose_engine((stated,), "cpu", precision="int8").engine == "onnx"
         self.remembered.clear()
         self.pretend(monkeypatch, {"torch": (0.0, 3.0), "onnx": (0.016, 2.0)})
         with pytest.raises(ModelError, match=r"onnx differs from torch by 1\.6e-02"):
-            choose_engine(stated, "cpu", precision="int8")
+            choose_engine((stated,), "cpu", precision="int8")
 
     def test_what_is_not_installed_is_named_with_its_extra(self, monkeypatch, model):
         monkeypatch.setattr(runtimes, "is_installed", lambda _name: False)
         monkeypatch.setattr(choice, "is_installed", lambda _name: False)
         with pytest.raises(DependencyError, match=r"is not installed.*'tilingseg\[openvino\]'"):
-            choose_engine(model, "cpu", "openvino")
+            choose_engine((model,), "cpu", "openvino")
         with pytest.raises(DependencyError, match=r"int8.*'tilingseg\[openvino\]'"):
-            choose_engine(model, "cpu", precision="int8")
-        assert choose_engine(model, "cpu").engine == "torch"
+            choose_engine((model,), "cpu", precision="int8")
+        assert choose_engine((model,), "cpu").engine == "torch"
 
     @pytest.mark.parametrize(
         ("engine", "precision", "words"),
-        [("torch", "int8", "int8"), ("onnx", "bf16", "onnx cannot compute in bf16")],
+        [
+            ("torch", "int8", "int8"),
+            pytest.param("onnx", "bf16", "onnx cannot compute in bf16", marks=needs("onnx")),
+        ],
     )
     def test_an_engine_without_the_precision_is_refused(
         self, monkeypatch, model, engine, precision, words
@@ -239,33 +305,57 @@ class TestChoice:
         for module in (runtimes, choice):
             monkeypatch.setattr(module, "is_installed", lambda _name: True)
         with pytest.raises((PlanError, DependencyError), match=words):
-            choose_engine(model, "cpu", engine, precision)
+            choose_engine((model,), "cpu", engine, precision)
+
+    @needs("onnx")
+    def test_a_runtime_that_cannot_be_imported_is_named_with_the_remedy(self, monkeypatch, model):
+        def broken(name):
+            raise ImportError(f"lib{name}.so: cannot open shared object file")
+
+        monkeypatch.setattr(importlib, "import_module", broken)
+        with pytest.raises(
+            DependencyError, match=r"onnx cannot be imported: libonnx.*'tilingseg\[onnx\]'"
+        ):
+            choose_engine((model,), "cpu", "onnx")
 
     @needs("onnx")
     def test_int8_needs_ranges(self, model):
         with pytest.raises(ModelError, match="tilingseg compress"):
-            choose_engine(model, "cpu", "onnx", "int8")
+            choose_engine((model,), "cpu", "onnx", "int8")
 
     @needs("onnx")
     def test_a_network_that_only_torch_knows_stays_with_it(self, monkeypatch, model):
         monkeypatch.setattr(choice, "is_installed", lambda name: name == "onnx")
         model.module.head = torch.nn.Sequential(model.module.head, torch.nn.Tanh())
-        chosen = choose_engine(model, "cpu")
+        chosen = choose_engine((model,), "cpu")
         assert chosen.engine == "torch"
         assert "'tanh'" in chosen.reason
 
     def test_compiling_gives_the_same(self, monkeypatch, model):
         monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
-        chosen = choose_engine(model, "cpu", "torch-compile")
+        chosen = choose_engine((model,), "cpu", "torch-compile")
         found, _ = choice.probabilities_of(model, chosen)
-        exact, _ = choice.probabilities_of(model, choose_engine(model, "cpu", "torch"))
+        exact, _ = choice.probabilities_of(model, choose_engine((model,), "cpu", "torch"))
         assert torch.equal(found, exact)
+
+
+@needs("onnx")
+def test_a_runtime_of_another_distribution_has_a_version(monkeypatch):
+    def missing(name):
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return f"version of {name}"
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    brought = {"onnxruntime": ["onnxruntime-gpu"]}
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: brought)
+    assert runtimes.runtime_version("onnx") == "version of onnxruntime-gpu"
 
 
 @needs("openvino")
 def test_openvino_is_not_let_report_to_its_makers():
     code = (
-        "import sys\nfrom tilingseg.infer.runtimes import _openvino\n_openvino()\n"
+        "import sys\nfrom tilingseg.infer.runtimes import _import\n_import('openvino')\n"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -275,5 +365,47 @@ def test_openvino_is_not_let_report_to_its_makers():
 def test_engines_are_made_from_choices(model):
     scaling = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="uint8")
     for name, kind in (("torch", TorchEngine), ("openvino", GraphEngine)):
-        chosen = choose_engine(model, "cpu", name)
+        chosen = choose_engine((model,), "cpu", name)
         assert isinstance(make_engine(model, scaling, "cpu", chosen), kind)
+
+
+_SHORT_OF_MEMORY = """
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tilingseg.infer import HalvingEngine, choose_engine, make_engine
+from tilingseg.model.halo import network_geometry
+from tilingseg.model.load import LoadedModel, build_network, load_model
+from tilingseg.records import Scaling
+
+torch.set_num_threads(1)
+spec = replace(load_model().spec, network="unet", network_options=(("features", (16, 32)),))
+module = build_network(spec).eval()
+model = LoadedModel(spec=spec, module=module, geometry=network_geometry(module, 3), sha256="0")
+scaling = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="uint8")
+chosen = choose_engine((model,), "cpu", sys.argv[1], "fp32")
+pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 1024, 1024), dtype=np.uint8)
+valid, whole = np.ones((1, 1024, 1024), dtype=bool), (slice(0, 1024), slice(0, 1024))
+small = slice(0, 64)
+engine = HalvingEngine(make_engine(model, scaling, "cpu", chosen), model.geometry)
+engine.probabilities(pixels[..., small, small], valid[:, small, small], (small, small))
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limits = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 200_000_000, limits[1]))
+found = engine.probabilities(pixels, valid, whole)
+resource.setrlimit(resource.RLIMIT_AS, limits)
+expected = make_engine(model, scaling, "cpu", chosen).probabilities(pixels, valid, whole)
+assert engine._most_px is not None, "there was enough memory"
+assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+"""
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="needs limits of memory")
+@pytest.mark.parametrize("engine", ["torch", pytest.param("onnx", marks=needs("onnx"))])
+def test_a_tile_too_large_for_the_memory_is_inferred_in_pieces(engine):
+    subprocess.run([sys.executable, "-c", _SHORT_OF_MEMORY, engine], check=True)

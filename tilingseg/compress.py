@@ -122,7 +122,7 @@ def compress(
             f"the recipe's bands or their mean and std are not those of model {spec.name!r}: "
             "use the recipe that it was trained by"
         )
-    choose_engine(loaded, "cpu", precision="fp32")
+    choose_engine((loaded,), "cpu", precision="fp32")
     make_folder(out)
     job = _Compression(recipe=recipe, data=data, out=out, options=options, progress=progress)
     forms = [*job.quantised(model, spec.name, "")]
@@ -130,7 +130,7 @@ def compress(
         pruned = job.pruned(model)
         forms += job.quantised(pruned, f"{spec.name}-pruned", "pruned ")
     base = forms[0]
-    torch_speed = measure_speed(loaded, choose_engine(loaded, "cpu", "torch", "fp32"))
+    torch_speed = measure_speed(loaded, choose_engine((loaded,), "cpu", "torch", "fp32"))
     compared = tuple(
         replace(
             form,
@@ -228,7 +228,7 @@ class _Compression:
 
     def _form(self, name: str, path: Path, precision: str) -> Form:
         model = load_model(path)
-        choice = choose_engine(model, "cpu", precision=precision)
+        choice = choose_engine((model,), "cpu", precision=precision)
         write_exports(path.with_suffix(""), model, precision)
         run = RunOptions(
             model=path, precision=precision, engine=choice.engine, device="cpu", overwrite=True

@@ -203,9 +203,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     scene = reader.scene
     area = _area(options, scene)
     devices = choose_devices(options.device)
-    choice = choose_engine(model, devices[0], options.engine, options.precision)
-    for other in models[1:]:
-        choose_engine(other, devices[0], choice.engine, choice.precision)
+    choice = choose_engine(models, devices[0], options.engine, options.precision)
     device_type = devices[0].partition(":")[0]
     wishes = options.tiling
     if device_type == "cpu" and wishes.batch_size is None:
@@ -254,7 +252,7 @@ def with_engine(job: Job, engine: str | None) -> Job:
     if engine is None or engine == use.engine:
         return job
     try:
-        choice = choose_engine(job.model, job.devices[0], engine, use.precision)
+        choice = choose_engine(job.models, job.devices[0], engine, use.precision)
     except TilingSegError:
         return job  # the store names the difference
     use = replace(

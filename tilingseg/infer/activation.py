@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tilingseg.errors import ModelError
+
 if TYPE_CHECKING:
     import torch
 
@@ -11,6 +13,16 @@ if TYPE_CHECKING:
 
 _SERIAL = 32_000
 """Values below PyTorch's own bound for handing work to further threads."""
+
+
+def check_shape(found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse logits of another shape than a model's spec promises.
+
+    Raises:
+        ModelError: the network gives something else.
+    """
+    if found != expected:
+        raise ModelError(f"the network gives {found} where its spec promises {expected}")
 
 
 def activate(logits: torch.Tensor, activation: Activation) -> torch.Tensor:

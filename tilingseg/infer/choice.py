@@ -3,8 +3,9 @@
 `auto` means the fastest engine that is installed and agrees with PyTorch on a calibration tile: in
 fp32 to 1e-4 of probability, in bf16 and int8 to the mean difference that is expected of them. Both
 are measured here, with the network at hand: processors without the right instructions overflow in
-int8 in silence, and which runtime is fastest differs as well. What was found is remembered in the
-user's cache folder for this model, machine and set of versions.
+int8 in silence, and which runtime is fastest differs as well. An engine that fails in whatever way
+is said and left out. Several networks that are averaged take one engine, on which each agrees. What
+was found is remembered in the user's cache folder for these models, machine and set of versions.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ class EngineChoice:
 
 
 def choose_engine(
-    model: LoadedModel, device: str, engine: str = "auto", precision: str = "auto"
+    models: tuple[LoadedModel, ...], device: str, engine: str = "auto", precision: str = "auto"
 ) -> EngineChoice:
     """Turn wishes into an engine.
 
     Args:
-        model: the network that it will run.
+        models: the networks that it will run.
         device: name of torch.
         engine: one of `ENGINES`.
         precision: `auto`, `fp32`, `fp16`, `bf16` or `int8`.
@@ -80,14 +81,14 @@ def choose_engine(
     Raises:
         DependencyError: the engine is not installed.
         PlanError: the engine does not fit device or precision.
-        ModelError: the engine does not know this network, or int8 is asked of a model without
-            ranges.
+        ModelError: the engine does not know one of the networks, or int8 is asked of a model
+            without ranges.
     """
     on_cpu = torch.device(device).type == "cpu"
     precision = choose_precision(precision, device)
     able = _able(precision) if on_cpu else (() if precision == "int8" else (TORCH, COMPILED))
     if engine == "auto":
-        return _fastest(model, precision, [name for name in able if name != COMPILED])
+        return _fastest(models, precision, [name for name in able if name != COMPILED])
     if engine in RUNTIMES:
         require_runtime(engine)
         if not on_cpu:
@@ -96,10 +97,11 @@ def choose_engine(
         better = "--engine openvino" if on_cpu else "--precision bf16"
         raise PlanError(f"engine {engine} cannot compute in {precision} here; use {better}")
     if engine in RUNTIMES:
-        side = calibration_side(model)
-        shape = 1, len(model.spec.bands), side, side
         options = GraphOptions(runtime=RUNTIMES[engine], precision=precision, threads=1)
-        make_graph(model.module, model.spec, shape, (slice(None), slice(None)), options)
+        for model in models:
+            side = calibration_side(model)
+            shape = 1, len(model.spec.bands), side, side
+            make_graph(model.module, model.spec, shape, (slice(None), slice(None)), options)
     return _choice(engine, precision, "asked for")
 
 
@@ -230,49 +232,69 @@ def _choice(engine: str, precision: str, reason: str) -> EngineChoice:
     return EngineChoice(engine=engine, version=version, precision=precision, reason=reason)
 
 
-def _fastest(model: LoadedModel, precision: str, able: list[str]) -> EngineChoice:
+def _fastest(models: tuple[LoadedModel, ...], precision: str, able: list[str]) -> EngineChoice:
     if not able:
         raise DependencyError(_NO_INT8)
     if able == [TORCH]:
         return _choice(TORCH, precision, "no other engine is installed that could be used")
-    key = _memo_key(model, precision, able)
-    if (known := recall("engines", key)) is not None:
-        return _choice(known["engine"], precision, known["reason"])
-    choice = _measured(model, precision, able)
+    key = _memo_key(models, precision, able)
+    match recall("engines", key):
+        case {"engine": str(name), "reason": str(reason)} if name in able:
+            return _choice(name, precision, reason)
+    choice = _measured(models, precision, able)
     remember("engines", key, {"engine": choice.engine, "reason": choice.reason})
     return choice
 
 
-def _measured(model: LoadedModel, precision: str, able: list[str]) -> EngineChoice:
+def _measured(models: tuple[LoadedModel, ...], precision: str, able: list[str]) -> EngineChoice:
     """Run the engines on the calibration tile and take the fastest that agrees."""
-    exact, torch_s = probabilities_of(model, _choice(TORCH, "fp32", ""))
+    passes = [probabilities_of(model, _choice(TORCH, "fp32", "")) for model in models]
+    exact = [found for found, _ in passes]
     best, said = None, []
     if TORCH in able:
         if precision != "fp32":
-            _, torch_s = probabilities_of(model, _choice(TORCH, precision, ""))
-        best = torch_s, TORCH
+            passes = [probabilities_of(model, _choice(TORCH, precision, "")) for model in models]
+        best = sum(seconds for _, seconds in passes), TORCH
+    torch_s = sum(seconds for _, seconds in passes)
     for name in able:
         if name == TORCH:
             continue
+        choice = _choice(name, precision, "")
         try:
-            found, seconds = probabilities_of(model, _choice(name, precision, ""))
-        except (ModelError, RuntimeError) as error:
-            said.append(f"{name} cannot: {str(error).splitlines()[0]}")
+            tried = [_compared(*pair, choice) for pair in zip(models, exact, strict=True)]
+        except ModelError as error:
+            said.append(str(error))
             continue
-        difference, limit = _difference(found - exact, precision, model.spec)
-        if difference > limit:
-            said.append(f"{name} differs from torch by {difference:.1e}, more than {limit:.1e}")
-        else:
-            said.append(
-                f"{name} differs from torch by {difference:.1e} and takes "
-                f"{seconds / torch_s:.2f} × its time"
-            )
-            if best is None or seconds < best[0]:
-                best = seconds, name
+        difference, seconds = max(d for d, _ in tried), sum(s for _, s in tried)
+        said.append(
+            f"{name} differs from torch by {difference:.1e} and takes "
+            f"{seconds / torch_s:.2f} × its time"
+        )
+        if best is None or seconds < best[0]:
+            best = seconds, name
     reason = "on a calibration tile, " + "; ".join(said)
     if best is None:
         raise ModelError(f"no engine computes this model in {precision}: {reason}")
     return _choice(best[1], precision, reason)
+
+
+def _compared(model: LoadedModel, exact: torch.Tensor, choice: EngineChoice) -> tuple[float, float]:
+    """Return how far an engine is from what torch found, and the seconds that it takes.
+
+    Raises:
+        ModelError: it cannot run the network, or is too far off; the message says which.
+    """
+    try:
+        found, seconds = probabilities_of(model, choice)
+    except Exception as error:  # runtimes have their own, and one may not even be importable
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{choice.engine} cannot: {lines[0]}") from error
+    difference, limit = _difference(found - exact, choice.precision, model.spec)
+    if not difference <= limit:  # so that it holds for NaN as well
+        raise ModelError(
+            f"{choice.engine} differs from torch by {difference:.1e}, more than {limit:.1e}"
+        )
+    return difference, seconds
 
 
 def _difference(change: torch.Tensor, precision: str, spec: ModelSpec) -> tuple[float, float]:
@@ -283,7 +305,8 @@ def _difference(change: torch.Tensor, precision: str, spec: ModelSpec) -> tuple[
     return change.abs().mean().item(), expected
 
 
-def _memo_key(model: LoadedModel, precision: str, able: list[str]) -> str:
+def _memo_key(models: tuple[LoadedModel, ...], precision: str, able: list[str]) -> str:
     versions = [f"{name} {_choice(name, precision, '').version}" for name in able]
+    hashes = (model.sha256 for model in models)
     machine = platform.node(), torch.backends.cpu.get_cpu_capability(), str(os.cpu_count())
-    return json.dumps([model.sha256, __version__, precision, *versions, *machine])
+    return json.dumps([*hashes, __version__, precision, *versions, *machine])

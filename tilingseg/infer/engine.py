@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from tilingseg.errors import ModelError
-from tilingseg.infer.activation import activate
+from tilingseg.infer.activation import activate, check_shape
 from tilingseg.infer.steady import steady
 from tilingseg.infer.tally import upload_clock
 from tilingseg.infer.upload import Upload
@@ -54,7 +53,8 @@ class Engine(Protocol):
             float32 (n, classes, part height, part width) in 0…1, on the engine's device.
 
         Raises:
-            torch.OutOfMemoryError: the batch does not fit the device.
+            Exception: whatever the network and its runtime raise; see `HalvingEngine` for what
+                says that the batch does not fit the device.
         """
 
 
@@ -126,11 +126,7 @@ class TorchEngine:
         height, width = (
             len(range(*cut.indices(n))) for cut, n in zip(part, pixels.shape[2:], strict=True)
         )
-        expected = (len(pixels), self._spec.n_outputs, height, width)
-        if tuple(logits.shape) != expected:
-            raise ModelError(
-                f"the network gives {tuple(logits.shape)} where its spec promises {expected}"
-            )
+        check_shape(tuple(logits.shape), (len(pixels), self._spec.n_outputs, height, width))
         return activate(logits, self._spec.activation)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tilingseg.infer.activation import activate
+from tilingseg.infer.activation import activate, check_shape
 from tilingseg.model.normalize import normalize
 from tilingseg.model.onnx_file import onnx_bytes
 from tilingseg.model.quantize import quantize_graph
@@ -75,13 +75,15 @@ class GraphEngine:
         """Infer one batch; see `Engine.probabilities`.
 
         Raises:
-            ModelError: the runtime does not know this network.
+            ModelError: the runtime does not know this network, or gives something else than the
+                spec promises.
         """
         height, width = pixels.shape[2:]
         wanted = (*part[0].indices(height)[:2], *part[1].indices(width)[:2])
         given = self._box(wanted, height, width)
         rows = slice(wanted[0] - given[0], wanted[1] - given[0])
         cols = slice(wanted[2] - given[2], wanted[3] - given[2])
+        expected = 1, self._spec.n_outputs, given[1] - given[0], given[3] - given[2]
         found = []
         for index in range(len(pixels)):
             only = slice(index, index + 1)
@@ -92,12 +94,8 @@ class GraphEngine:
                 self._spec,
             )
             forward = self._graph(tuple(batch.shape), given)
-            try:
-                logits = torch.from_numpy(forward(batch.contiguous().numpy()))
-            except (RuntimeError, MemoryError) as error:
-                if isinstance(error, MemoryError) or "alloc" in str(error):
-                    raise torch.OutOfMemoryError(str(error)) from error
-                raise
+            logits = torch.from_numpy(forward(batch.contiguous().numpy()))
+            check_shape(tuple(logits.shape), expected)
             # A copy: the runtime may write its next result to the same place.
             found.append(activate(logits[:, :, rows, cols].clone(), self._spec.activation))
         return found[0] if len(found) == 1 else torch.cat(found)

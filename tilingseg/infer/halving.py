@@ -1,5 +1,7 @@
 """A device whose memory is short: batches are halved, then tiles, and what fitted is remembered.
 
+Every library says in its own way that memory is short; here it is recognised, whoever says it.
+
 A batch of several tiles is halved until it fits. A single tile that does not fit is inferred in
 pieces: its used part is cut in two on the network's lattice and each half is given its halo from
 the tile, so that the result is that of the whole tile. The run goes on with the size that fitted.
@@ -25,6 +27,8 @@ TRIES = 3
 """Times that a tile is tried before it is cut for the rest of the run."""
 LAST_TRIES = 10
 """The same where it cannot be cut, which ends the run."""
+_SHORT = "out of memory", "not enough memory", "alloc", "could not create a primitive"
+"""What errors of CUDA, PyTorch, ONNX Runtime, OpenVINO and oneDNN say, in small letters."""
 
 
 class HalvingEngine:
@@ -59,12 +63,20 @@ class HalvingEngine:
                 found.append(self._one(pixels[now], valid[now], part))
             else:
                 try:
-                    found.append(self._engine.probabilities(pixels[now], valid[now], part))
+                    found.append(self._whole(pixels[now], valid[now], part))
                 except torch.OutOfMemoryError:
                     self._most_tiles = size // 2
                     continue
             n_done += size
         return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _whole(self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part) -> torch.Tensor:
+        try:
+            return self._engine.probabilities(pixels, valid, part)
+        except Exception as error:
+            if isinstance(error, MemoryError) or any(it in str(error).lower() for it in _SHORT):
+                raise torch.OutOfMemoryError(str(error)) from error
+            raise
 
     def _one(self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part) -> torch.Tensor:
         shape = pixels.shape[2], pixels.shape[3]
@@ -74,7 +86,7 @@ class HalvingEngine:
         if not can_be_cut or self._most_px is None or area <= self._most_px:
             for left in reversed(range(TRIES if can_be_cut else LAST_TRIES)):
                 try:
-                    return self._engine.probabilities(pixels, valid, part)
+                    return self._whole(pixels, valid, part)
                 except torch.OutOfMemoryError:
                     if not left and not can_be_cut:
                         raise

@@ -5,6 +5,7 @@ Both take the bytes of an ONNX file and give a function. They run on the CPU her
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -58,11 +59,10 @@ class _OnnxGraph:
     """A session of ONNX Runtime; it keeps nothing between passes."""
 
     def __init__(self, data: bytes, _precision: str, threads: int) -> None:
-        import onnxruntime
-
+        onnxruntime = _import("onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions, too
         # Threads that wait in a loop take the processor from those that decode.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Each part of a tile has a session; an arena would keep the memory of a whole pass.
@@ -83,7 +83,7 @@ class _OpenvinoGraph:
     """A compiled model of OpenVINO, which keeps the memory of a pass until it is told not to."""
 
     def __init__(self, data: bytes, precision: str, threads: int) -> None:
-        core = _openvino().Core()
+        core = _import("openvino").Core()
         self._model = core.compile_model(
             core.read_model(data),
             "CPU",
@@ -113,22 +113,20 @@ def save_openvino(data: bytes, target: Path) -> None:
         data: content of an ONNX file.
         target: path of the `.xml`; the `.bin` with the weights stands beside it.
     """
-    openvino = _openvino()
+    openvino = _import("openvino")
     openvino.save_model(openvino.Core().read_model(data), target, compress_to_fp16=False)
 
 
-def _openvino() -> Any:
-    """Import OpenVINO without the package by which it reports to its makers that it was."""
+def _import(package: str) -> Any:
+    """Import without the package by which OpenVINO reports to its makers that it was."""
     unwanted = "openvino_telemetry"
-    if "openvino" not in sys.modules and unwanted not in sys.modules:
-        sys.modules[unwanted] = None  # type: ignore[assignment]
-        try:
-            import openvino
-        finally:
-            del sys.modules[unwanted]
-    import openvino
-
-    return openvino
+    if unwanted in sys.modules:
+        return importlib.import_module(package)
+    sys.modules[unwanted] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module(package)
+    finally:
+        sys.modules.pop(unwanted, None)  # another thread may have been here
 
 
 RUNTIMES: MappingProxyType[str, Runtime] = MappingProxyType(
@@ -157,18 +155,32 @@ def is_installed(name: str) -> bool:
 
 def runtime_version(name: str) -> str:
     """Return the version of a runtime: another one may round differently."""
-    return importlib.metadata.version(RUNTIMES[name].package)
+    package = RUNTIMES[name].package
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # onnxruntime-gpu brings onnxruntime
+        names = importlib.metadata.packages_distributions().get(package, ())
+        return importlib.metadata.version(names[0]) if names else "unknown"
 
 
 def require_runtime(name: str) -> Runtime:
     """Return a runtime that can be used.
 
     Raises:
-        DependencyError: it is not installed; names the extra.
+        DependencyError: it is not installed, or cannot be imported; names the extra.
     """
+    runtime = RUNTIMES[name]
     if not is_installed(name):
         raise DependencyError(
             f"engine {name} is not installed: pip install 'tilingseg[{name}]', "
             "or use --engine torch"
         )
-    return RUNTIMES[name]
+    try:
+        _import(runtime.package)
+        _import("onnx")
+    except Exception as error:  # a library of the system is missing, or NumPy is another
+        raise DependencyError(
+            f"engine {name} cannot be imported: {error}; install it anew: "
+            f"pip install --force-reinstall 'tilingseg[{name}]', or use --engine torch"
+        ) from error
+    return runtime
