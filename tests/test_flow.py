@@ -27,6 +27,7 @@ from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import WORK, OutputFolder, OutputOptions
 from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, Scaling
+from tilingseg.store import WorkStore
 from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 SHAPE = (700, 900)
@@ -465,6 +466,15 @@ def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, 
             masks.append(dataset.read(1))
     assert n_refused[0] > 2
     assert np.array_equal(*masks)
+
+
+def test_rows_that_cannot_be_stored_are_named(scene, model, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise RuntimeError("codec broke")
+
+    monkeypatch.setattr(WorkStore, "write", fail)
+    with pytest.raises(OutputError, match=r"rows \d+–\d+ px cannot be stored: codec broke"):
+        run(scene, tmp_path / "out", options=options_for(model, engine="torch"))
 
 
 @pytest.mark.skipif(not is_installed("onnx"), reason="the extra onnx is not installed")

@@ -178,20 +178,24 @@ class TestPredict:
         with pytest.raises(TileError, match=r"tile \d+ at row \d+ px.*block 7 is damaged"):
             list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, Tally()))
 
-    @pytest.mark.parametrize("fails_in", ["reader", "network"])
-    def test_foreign_failures_end_the_run_with_the_tile_named(self, pool, fails_in):
+    @pytest.mark.parametrize("kind", [ValueError, EOFError, AssertionError, ImportError])
+    @pytest.mark.parametrize("fails_in", ["read", "may_hold_data", "network"])
+    def test_foreign_failures_end_the_run_with_the_tile_named(self, pool, fails_in, kind):
         grid = TileGrid(height=40, width=40, tile_size_px=10, overlap_px=0)
+        reader, engine = ArrayReader(random_pixels(40, 40)), IdentityEngine()
 
-        class Broken(IdentityEngine):
-            def probabilities(self, pixels, valid, part):
-                raise ValueError("no such layer\nfurther lines")
+        def fail(*_args):
+            raise kind("no such layer\nfurther lines")
 
-        reader = ArrayReader(random_pixels(40, 40))
-        if fails_in == "reader":
-            reader.read = lambda window: [][3]
-        words = "list index" if fails_in == "reader" else "network failed: no such layer$"
-        with pytest.raises(TileError, match=f"tile 0 at row 0 px.*{words}"):
-            list(predict(rows_of(grid), source_of(reader, pool), Broken(), 4, Tally()))
+        if fails_in == "network":
+            engine.probabilities = fail
+        else:
+            setattr(reader, fails_in, fail)
+        words = "the network failed: " * (fails_in == "network")
+        with pytest.raises(
+            TileError, match=f"tile 0 at row 0 px, column 0 px: {words}no such layer$"
+        ):
+            list(predict(rows_of(grid), source_of(reader, pool), engine, 4, Tally()))
 
     def test_out_of_memory_halves_the_batch_and_gives_the_same_numbers(self, pool):
         grid = TileGrid(height=10, width=70, tile_size_px=10, overlap_px=0)
@@ -405,6 +409,30 @@ class TestShortMemory:
         found = HalvingEngine(Once(), PIXELS).probabilities(pixels, valid, ALL)
         assert torch.equal(found, engine.probabilities(pixels, valid, ALL))
         assert engine.batches == [1, 1]
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            MemoryError(),
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+            RuntimeError("could not create a primitive"),
+            RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+            RuntimeError("Exception from plugin.cpp:54:\ncan't alloc\n"),
+            type("OfOnnxRuntime", (Exception,), {})("Status Message: std::bad_alloc"),
+        ],
+    )
+    def test_short_memory_is_recognised_whoever_says_it(self, error):
+        first = iter([error])
+
+        class Once(IdentityEngine):
+            def probabilities(self, pixels, valid, part):
+                for it in first:
+                    raise it
+                return super().probabilities(pixels, valid, part)
+
+        pixels, valid = random_pixels(10, 10)[None], np.ones((1, 10, 10), dtype=bool)
+        found = HalvingEngine(Once(), PIXELS).probabilities(pixels, valid, ALL)
+        assert torch.equal(found, IdentityEngine().probabilities(pixels, valid, ALL))
 
     def test_a_tile_is_not_cut_for_ever(self):
         geometry = replace(PIXELS, multiple_px=8, halo_px=32)

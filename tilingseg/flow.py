@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tilingseg.area import area_mask
-from tilingseg.errors import PlanError
+from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
 from tilingseg.job import RunOptions, prepare, with_engine
 from tilingseg.output_folder import OutputFolder
@@ -147,8 +147,16 @@ def run_region(
 
 
 def _write(writer: RegionWriter, rows: StitchedRows, tally: Tally) -> None:
-    with tally.clock("write"):
-        writer.write(rows.window, rows.mask, rows.probability)
+    try:
+        with tally.clock("write"):
+            writer.write(rows.window, rows.mask, rows.probability)
+    except TilingSegError:
+        raise
+    except Exception as error:
+        raise OutputError(
+            f"rows {rows.window.row}–{rows.window.row_stop} px cannot be stored: "
+            f"{str(error) or type(error).__name__}"
+        ) from error
 
 
 def _watched(watch: Watch, rows: Iterable[list[Prediction]]) -> Iterator[list[Prediction]]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tilingseg.errors import TileError, TilingSegError
+from tilingseg.errors import TileError
 from tilingseg.infer.tally import uploads_to
 from tilingseg.records import Prediction
 
@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from tilingseg.infer.tally import Tally
     from tilingseg.records import SceneReader
 
-_FAILURES = (
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What readers and networks written by others may raise: it is told with the tile."""
 READ_AHEAD_BYTES = 24_000_000
 """Pixels that may be read before the network asks for them, bytes."""
 
@@ -177,6 +167,13 @@ def _bytes(tile: Tile, source: TileSource) -> int:
 
 
 def _load(tile: Tile, source: TileSource) -> _Loaded:
+    try:
+        return _read(tile, source)
+    except Exception as error:  # readers, and the libraries that they call, have their own
+        raise TileError(f"tile {tile.index} at {_place(tile)}: {_reason(error)}") from error
+
+
+def _read(tile: Tile, source: TileSource) -> _Loaded:
     scene = source.reader.scene
     used = _inside(tile.window if source.whole_tile else tile.core, scene.height, scene.width)
     area = source.area_mask(used)
@@ -185,10 +182,7 @@ def _load(tile: Tile, source: TileSource) -> _Loaded:
         return _Loaded(tile=tile, used=used, counts=nothing, outside=area is None)
     readable = _inside(tile.window, scene.height, scene.width)
     start = time.perf_counter()
-    try:
-        pixels, valid = source.reader.read(readable)
-    except (TilingSegError, *_FAILURES) as error:
-        raise TileError(f"tile {tile.index} at {_place(tile)}: {_reason(error)}") from error
+    pixels, valid = source.reader.read(readable)
     spent = time.perf_counter() - start
     known = valid[used.slices_in(readable)]
     counts = known & area
@@ -209,17 +203,18 @@ def _load(tile: Tile, source: TileSource) -> _Loaded:
 
 
 def _infer(batch: list[_Loaded], engine: Engine) -> torch.Tensor:
-    pixels = _stack([item.pixels for item in batch if item.pixels is not None])
-    data = _stack([item.data for item in batch if item.data is not None])
     tile = batch[0].tile
     try:
+        pixels = _stack([item.pixels for item in batch if item.pixels is not None])
+        data = _stack([item.data for item in batch if item.data is not None])
         return engine.probabilities(pixels, data, batch[0].part)
     except torch.OutOfMemoryError as error:
         raise TileError(
             f"tile {tile.index} at {_place(tile)}: {tile.window.height} × "
-            f"{tile.window.width} px do not fit the device's memory; use a smaller --tile-size"
+            f"{tile.window.width} px do not fit the device's memory; use a smaller --tile-size "
+            f"({_reason(error)})"
         ) from error
-    except _FAILURES as error:
+    except Exception as error:  # networks, and the runtimes that they run in, have their own
         raise TileError(
             f"tile {tile.index} at {_place(tile)}: the network failed: {_reason(error)}"
         ) from error
