@@ -1,21 +1,42 @@
 """Many scenes in one go: which are done, skipped, tried again, and what the summary says."""
 
 import csv
+import errno
+import itertools
 import json
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from tests.cluster_processes import outputs_of
+from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg import flow
 from tilingseg.cli import main
-from tilingseg.cluster.batch import BatchOptions, plan_batch
+from tilingseg.cluster.batch import BatchOptions, one_by_one, plan_batch, run_batch
 from tilingseg.cluster.ledger import Ledger
 from tilingseg.cluster.manifest import SceneEntry
-from tilingseg.cluster.outcome import BatchState
+from tilingseg.cluster.outcome import BatchState, Outcome
+from tilingseg.cluster.tasks import (
+    Opened,
+    SceneJob,
+    infer_region,
+    open_scene_job,
+    publish_scene,
+    shared,
+    vectorize_region,
+)
+from tilingseg.errors import OutputError
+from tilingseg.folder_lock import alone_in
 from tilingseg.job import RunOptions
+from tilingseg.output_folder import OutputOptions
 from tilingseg.plan import TilingOptions
+
+COG = OutputOptions(formats=("cog",))
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +172,6 @@ class TestBatch:
         assert len([path for path in out.iterdir() if path.is_dir()]) == 2
 
     def test_the_tiles_of_a_scene_under_way_count(self, folder, tmp_path):
-        from tilingseg.cluster.batch import one_by_one
-        from tilingseg.cluster.tasks import SceneJob
-        from tilingseg.job import RunOptions
-
         options = RunOptions(
             model=folder / "tiny.safetensors",
             device="cpu",
@@ -263,6 +280,109 @@ def standings(out, *entries):
 def note(folder, name, scene, reason="gone"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(json.dumps({"scene": scene, "reason": reason}))
+
+
+class TestTwoAtOnce:
+    """Two commands with one folder."""
+
+    def test_a_scene_that_another_process_does_is_left_to_it(
+        self, batch, folder, tmp_path, monkeypatch
+    ):
+        out = tmp_path / "out"
+        (out / "scene0").mkdir(parents=True)
+        with alone_in(out / "scene0"):
+            monkeypatch.setattr("tilingseg.folder_lock.time", Hasty)
+            code, _, err = batch(folder / "scene[01].tif", "-o", out)
+        assert code == 0
+        assert "waiting    1 that another process is at work on" in err
+        assert statuses(out) == {"scene0": "waiting", "scene1": "done"}
+        assert not (out / "scene0" / "failed.json").exists()
+
+    def test_what_another_process_has_done_meanwhile_has_not_failed(self, batch, folder, tmp_path):
+        out, path = tmp_path / "out", folder / "scene0.tif"
+        ledger = Ledger(out, RunOptions(model=folder / "tiny.safetensors", outputs=COG))
+        plan = plan_batch([SceneEntry(uri=str(path), name="scene0")], ledger, BatchOptions())
+        assert batch(path, "-o", out)[0] == 0
+        options = RunOptions(model=folder / "tiny.safetensors", outputs=COG)
+        _, (line,) = run_batch(plan, ledger, options, one_by_one, lambda state: None)
+        assert (line.status, line.reason) == ("done", "")
+        assert not (out / "scene0" / "failed.json").exists()
+
+    def test_tasks_of_several_clients_may_run_in_threads_of_one_process(self, folder, tmp_path):
+        options = RunOptions(
+            model=folder / "tiny.safetensors",
+            device="cpu",
+            tiling=TilingOptions(tile_size_px=48, region_px=32),
+        )
+        scene = str(folder / "scene0.tif")
+        flow.run(scene, tmp_path / "alone", options=options)
+        job = SceneJob(uri=scene, out_dir=tmp_path / "out", options=shared(options))
+        start = threading.Barrier(3)
+
+        def client():
+            start.wait()
+            opened = open_scene_job(job)
+            assert isinstance(opened, Opened)
+            for index in opened.missing:
+                infer_region(job, opened.ticket, index)
+            for level, n_parts in enumerate(opened.n_parts):
+                for number in range(n_parts):
+                    vectorize_region(job, opened.ticket, level, number)
+            return publish_scene(job, 0)
+
+        with ThreadPoolExecutor(3) as pool:
+            reports = [future.result() for future in [pool.submit(client) for _ in range(3)]]
+        assert reports[0].n_tiles == reports[1].n_tiles == reports[2].n_tiles > 4
+        assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "alone")
+
+
+class Hasty:
+    """Time that passes quickly."""
+
+    _now = itertools.count()
+    monotonic = staticmethod(lambda: next(Hasty._now) * 10.0)
+    sleep = staticmethod(lambda _: None)
+
+
+class TestNoPlace:
+    def test_a_full_disk_ends_the_batch_and_the_same_command_goes_on(self, batch, folder, tmp_path):
+        scenes = folder / "scene*.tif"
+        with full_disk(tmp_path / "small", 600) as small:
+            ballast = small / "ballast"
+            ballast.write_bytes(b"x" * 560_000)
+            code, _, err = batch(scenes, "-o", small / "out", "--probability")
+            assert code == 1
+            assert "scene0.tif: " in err
+            assert "No space left on device" in err
+            assert "the batch ends here" in err
+            assert not list((small / "out").rglob("failed.json"))
+            assert not (small / "out" / "scene1").exists()
+            ballast.unlink()
+            assert batch(scenes, "-o", small / "out", "--probability")[0] == 0
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ESTALE])
+    def test_no_scene_is_noted_or_begun_after_one_that_found_no_place(self, tmp_path, number):
+        begun = []
+
+        def carry_out(jobs, n_scenes, watch):
+            for job in jobs:
+                begun.append(job.uri)
+                reason = f"OutputError: cannot write it: {os.strerror(number)}"
+                yield Outcome(job=job, report=None, reason=reason)
+
+        ledger = Ledger(tmp_path, RunOptions())
+        entries = [SceneEntry(uri=f"/{name}.tif", name=name) for name in "ab"]
+        plan = plan_batch(entries, ledger, BatchOptions())
+        with pytest.raises(OutputError, match=r"/a\.tif: .*the batch ends here"):
+            run_batch(plan, ledger, RunOptions(), carry_out, lambda state: None)
+        assert begun == ["/a.tif"]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_note_that_cannot_be_written_keeps_the_reason(self, tmp_path):
+        (tmp_path / "a").write_text("no folder")
+        job = SceneJob(uri="/a.tif", out_dir=tmp_path / "a", options=RunOptions())
+        with pytest.raises(OutputError, match=r"/a\.tif failed \(it is torn\), and the output"):
+            Ledger(tmp_path, RunOptions()).note(Outcome(job=job, report=None, reason="it is torn"))
 
 
 class TestPlan:

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "places": {"errors"},
     "atomic": {"errors", "places"},
     "memo": {"atomic", "errors"},
+    "folder_lock": {"errors", "places"},
     "grid": {"errors"},
     "records": set(),
     "progress": {"errors", "records"},
@@ -50,8 +51,8 @@ MAY_IMPORT = {
     },
     "request": {"job", "model", "places", "records"},
     "flow": {
-        *("area", "errors", "infer", "job", "output_folder", "outputs", "progress", "readers"),
-        *("quicklook", "records", "request", "scaling", "stitch", "store"),
+        *("area", "errors", "folder_lock", "infer", "job", "output_folder", "outputs"),
+        *("progress", "quicklook", "readers", "records", "request", "scaling", "stitch", "store"),
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {
@@ -66,6 +67,7 @@ MAY_IMPORT = {
         "atomic",
         "errors",
         "flow",
+        "folder_lock",
         "grid",
         "infer",
         "job",

@@ -7,6 +7,7 @@
     ├── TileError        one tile failed while it was read or inferred
     ├── VectorizeError   a mask cannot be turned into vectors
     ├── OutputError      a result cannot be written
+    │   └── BusyError    another process is at work in the folder
     ├── EvaluationError  a result and its truth cannot be compared
     ├── TrainingError    a recipe, its labels or a training step are unusable
     ├── ClusterError     workers cannot be had or are lost, or a part of their work failed
@@ -43,6 +44,10 @@ class VectorizeError(TilingSegError):
 
 class OutputError(TilingSegError):
     """A result cannot be written."""
+
+
+class BusyError(OutputError):
+    """Another process is at work in the folder of the outputs."""
 
 
 class EvaluationError(TilingSegError):

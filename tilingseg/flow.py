@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tilingseg.area import area_mask
 from tilingseg.errors import OutputError, PlanError, TilingSegError
+from tilingseg.folder_lock import alone_in
 from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
 from tilingseg.job import RunOptions, prepare, with_engine
 from tilingseg.output_folder import OutputFolder
@@ -68,12 +69,14 @@ def run(
     request = request_of(str(uri), options)
     job, folder = prepare_in(str(uri), out_dir, options)
     try:
-        store = open_store(job, folder, options)
-        if (text := store.finished_report()) is not None:
-            return finish(store, folder, text)
-        before = Before(request=request, n_resumed=len(store.completed_indexes()))
-        _infer_regions(job, store, progress)
-        return publish(store, folder, options.outputs, before, progress)
+        folder.make()
+        with alone_in(folder.path):
+            store = open_store(job, folder, options)
+            if (text := store.finished_report()) is not None:
+                return finish(store, folder, text)
+            before = Before(request=request, n_resumed=len(store.completed_indexes()))
+            _infer_regions(job, store, progress)
+            return publish(store, folder, options.outputs, before, progress)
     finally:
         job.reader.close()
 

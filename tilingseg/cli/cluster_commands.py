@@ -261,6 +261,8 @@ def _results(plan: BatchPlan, lines: list[Line]) -> list[tuple[str, str]]:
     ]
     if plan.n_later:
         rows.append(("later", f"{plan.n_later:,} beyond the limit"))
+    if count := sum(line.status == "waiting" for line in lines) - plan.n_later:
+        rows.append(("waiting", f"{count:,} that another process is at work on"))
     for status in ("failed", "outdated"):
         listed = [line for line in lines if line.status == status]
         rows += [(status, f"{line.scene}: {line.reason}") for line in listed[:MAX_LISTED]]

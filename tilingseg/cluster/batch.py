@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tilingseg import flow
 from tilingseg.cluster.outcome import BatchState, Outcome, reason_of
 from tilingseg.cluster.tasks import SceneJob
-from tilingseg.errors import TilingSegError
+from tilingseg.errors import BusyError, OutputError, TilingSegError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,7 +117,13 @@ def run_batch(
     # closed at once when this ends early: workers must not go on with what nobody waits for
     with closing(carry_out(jobs, len(plan.chosen), watch)) as outcomes:  # type: ignore[type-var]
         for outcome in outcomes:
-            ledger.note(outcome)
+            if outcome.ends_the_batch:
+                raise OutputError(
+                    f"{outcome.job.uri}: {outcome.reason}; the batch ends here, as all further "
+                    "scenes would fail like that. The same command goes on"
+                )
+            if not outcome.is_busy and not (outcome.report is None and ledger.is_done(outcome)):
+                ledger.note(outcome)
     return ledger.summarise(plan.standings, {standing.entry.name for standing in plan.chosen})
 
 
@@ -138,14 +144,9 @@ def one_by_one(jobs: Iterable[SceneJob], n_scenes: int, watch: Watch) -> Iterato
         outcome = _attempt(job, state, watch)
         state.n_scenes_done += 1
         state.scene_share = 0.0
-        state.n_scenes_failed += outcome.report is None
+        state.n_scenes_failed += outcome.report is None and not outcome.is_busy
         watch(state)
-        yield Outcome(
-            job=job,
-            report=outcome.report,
-            reason=outcome.reason,
-            seconds=round(time.monotonic() - start, 3),
-        )
+        yield replace(outcome, seconds=round(time.monotonic() - start, 3))
 
 
 def _attempt(job: SceneJob, state: BatchState, watch: Watch) -> Outcome:
@@ -159,6 +160,8 @@ def _attempt(job: SceneJob, state: BatchState, watch: Watch) -> Outcome:
 
     try:
         report = flow.run(job.uri, job.out_dir, options=job.options, progress=count)
+    except BusyError as error:
+        return Outcome(job=job, report=None, reason=reason_of(error), is_busy=True)
     except (TilingSegError, OSError, RuntimeError, ValueError, LookupError, MemoryError) as error:
         return Outcome(job=job, report=None, reason=reason_of(error))
     return Outcome(job=job, report=report)

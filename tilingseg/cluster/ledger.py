@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import write_whole
+from tilingseg.cluster.manifest import SceneEntry
 from tilingseg.cluster.summary import Line, write_summary
 from tilingseg.errors import OutputError
 from tilingseg.output_folder import WORK, OutputFolder
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from pathlib import Path
 
-    from tilingseg.cluster.manifest import SceneEntry
     from tilingseg.cluster.outcome import Outcome
     from tilingseg.job import RunOptions
 
@@ -155,6 +155,18 @@ class Ledger:
         if now and request["revision"] and now != request["revision"]:
             found.append("the scene has changed since")
         return found
+
+    def is_done(self, outcome: Outcome) -> bool:
+        """Tell whether another process has meanwhile done a scene that could not be done here.
+
+        Raises:
+            OutputError: its folder cannot be looked at.
+        """
+        if outcome.job.options.overwrite:  # what stands there is older
+            return False
+        entry = SceneEntry(uri=outcome.job.uri, name=outcome.job.out_dir.name)
+        found = self._standing(entry, is_own=True)
+        return found is not None and found.line.status == "done"
 
     def note(self, outcome: Outcome) -> None:
         """Keep what became of a scene.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +12,13 @@ from tilingseg.errors import TilingSegError
 if TYPE_CHECKING:
     from tilingseg.cluster.tasks import SceneJob
     from tilingseg.records import RunReport
+
+
+_NO_PLACE = tuple(
+    os.strerror(number)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOTCONN)
+)
+"""What full, locked and lost disks say, GDAL's messages and those of other machines included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +33,13 @@ class Outcome:
     """Why it failed, one line."""
     seconds: float = 0.0
     """From its first task to its last, seconds."""
+    is_busy: bool = False
+    """Whether it was left to another process that is at work on it."""
+
+    @property
+    def ends_the_batch(self) -> bool:
+        """Whether it failed for a reason that lets all others fail too: nothing can be written."""
+        return self.report is None and any(text in self.reason for text in _NO_PLACE)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from tilingseg.cluster.vectors import GatheredVectors, tree_levels, vectorize_part
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.flow import open_store, prepare_in, run_region
+from tilingseg.folder_lock import alone_in
 from tilingseg.infer import freed_memory_kept
 from tilingseg.job import load_once
+from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish, read_report
-from tilingseg.places import absolute, is_remote
+from tilingseg.places import absolute, remove
 from tilingseg.progress import Watch
 from tilingseg.request import request_of
 from tilingseg.store import WorkStore
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
     from tilingseg.infer import Engine
     from tilingseg.job import Job, RunOptions
-    from tilingseg.output_folder import OutputFolder
     from tilingseg.records import RunReport
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+WAIT_S = float("inf")
+"""A task waits for another one that opens or publishes the same scene, however large it is."""
 MAX_OPEN = 4
 """Scenes that a worker keeps open: those that its next regions may come from."""
 
@@ -85,6 +86,8 @@ class _Desk:
     engine: Engine
     leave: ExitStack
     """Gives back the engine and closes the scene."""
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Engines do one region at a time, where a worker has several threads."""
 
 
 class _Bench:
@@ -190,7 +193,7 @@ def open_scene_job(scene: SceneJob) -> Opened | RunReport:
     job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
     try:
         folder.make()
-        with _alone_in(folder.path):
+        with alone_in(folder.path, WAIT_S):
             store = open_store(job, folder, scene.options)
             if (text := store.finished_report()) is not None:
                 return finish(store, folder, text)
@@ -213,12 +216,11 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
         TilingSegError: the region cannot be read, inferred or written.
     """
     desk = _BENCH.desk(scene, ticket)
-    if desk.store.is_complete(index):
-        return
     pool = _BENCH.pool(scene.options.workers)
     region = desk.job.plan.region(index)
-    with freed_memory_kept():
-        run_region(desk.job, desk.store, region, desk.engine, pool, Watch())
+    with desk.turn, freed_memory_kept(), _unless_done(scene):
+        if not desk.store.is_complete(index):
+            run_region(desk.job, desk.store, region, desk.engine, pool, Watch())
 
 
 @_plainly
@@ -228,7 +230,8 @@ def vectorize_region(scene: SceneJob, ticket: str, level: int, number: int) -> N
     Raises:
         TilingSegError: the mask cannot be read or the vectors not be written.
     """
-    vectorize_part(_BENCH.desk(scene, ticket).store, scene.options.outputs, level, number)
+    with _unless_done(scene):
+        vectorize_part(_BENCH.desk(scene, ticket).store, scene.options.outputs, level, number)
 
 
 @_plainly
@@ -245,10 +248,11 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
     request = request_of(scene.uri, scene.options)
     job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
     try:
-        with _alone_in(folder.path):
+        with alone_in(folder.path, WAIT_S):
             is_gone = not (folder.work / "plan.json").exists()
             if is_gone and (report := read_report(folder)) is not None:
-                return report  # a worker that was given up for lost has done it
+                remove(folder.work)  # what came too late
+                return report  # another client, or a worker that was given up for lost
             store = _resume(job, folder)
             if (text := store.finished_report()) is not None:
                 return finish(store, folder, text)
@@ -259,6 +263,17 @@ def publish_scene(scene: SceneJob, n_resumed: int) -> RunReport:
             return publish(store, folder, outputs, before)
     finally:
         job.reader.close()
+
+
+@contextlib.contextmanager
+def _unless_done(scene: SceneJob) -> Iterator[None]:
+    """Let a part of a scene fail unnoticed that another client has published meanwhile."""
+    try:
+        yield
+    except (TilingSegError, OSError, LookupError, ValueError):
+        folder = OutputFolder(path=scene.out_dir, scene="")
+        if (folder.work / "plan.json").exists() or not folder.report.exists():
+            raise
 
 
 def _resume(job: Job, folder: OutputFolder) -> WorkStore:
@@ -274,33 +289,3 @@ def _resume(job: Job, folder: OutputFolder) -> WorkStore:
             f"there is no work store in {folder.work}: is it a folder that every worker shares?"
         )
     return store
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process opens or publishes in this folder, and keep others out.
-
-    The lock goes with the process that holds it, however it ends. Where there are no locks, as on
-    an object store, nobody is kept out: all would put the same bytes.
-    """
-    if sys.platform == "win32" or is_remote(folder):
-        yield
-        return
-    import fcntl
-
-    path = folder / ".lock"
-    while True:
-        with _ALONE, path.open("w") as file:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(file, fcntl.LOCK_EX)
-            try:
-                current = path.stat().st_ino == os.fstat(file.fileno()).st_ino
-            except FileNotFoundError:
-                current = False
-            if not current:  # the one before us removed it: there is a new one to wait for
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return

@@ -15,6 +15,7 @@ overviews are averages of the valid pixels.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -169,6 +170,8 @@ def _write(path: Path, layer: _Layer, georef: Georef, extent: Window) -> None:
             same, reason = False, " ".join(str(error.__cause__ or error).split())
         if not same:
             free_mb = shutil.disk_usage(path.parent).free // 10**6
+            if free_mb == 0:  # GDAL tells of what it could not read back instead
+                reason = os.strerror(errno.ENOSPC)
             raise OutputError(f"cannot write {path}: {reason} ({free_mb} MB are free)")
 
 
