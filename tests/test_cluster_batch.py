@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from tilingseg.cluster.batch import BatchOptions, one_by_one, plan_batch, run_ba
 from tilingseg.cluster.ledger import Ledger
 from tilingseg.cluster.manifest import SceneEntry
 from tilingseg.cluster.outcome import BatchState, Outcome
+from tilingseg.cluster.summary import read_summary
 from tilingseg.cluster.tasks import (
     Opened,
     SceneJob,
@@ -34,6 +36,7 @@ from tilingseg.errors import OutputError
 from tilingseg.folder_lock import alone_in
 from tilingseg.job import RunOptions
 from tilingseg.output_folder import OutputOptions
+from tilingseg.places import place
 from tilingseg.plan import TilingOptions
 
 COG = OutputOptions(formats=("cog",))
@@ -183,6 +186,33 @@ class TestBatch:
             assert outcome.report is not None
         assert shares == sorted(shares)
         assert any(0 < share < 0.5 for share in shares)
+
+    def test_on_an_object_store(self, batch, folder, object_store):
+        out = f"{object_store}/batch"
+        code, stdout, err = batch(folder / "scene0.tif", folder / "broken.tif", "-o", out)
+        assert code == 1
+        assert stdout.strip() == f"{out}/summary.parquet"
+        assert "1 of 2 scenes failed" in err
+        code, _, err = batch(folder / "scene*.tif", "-o", out, "--limit", 1)
+        assert code == 0
+        assert "2 done, 1 of them before" in err
+        found = {line.scene: line.status for line in read_summary(place(out))}
+        assert found == {
+            "scene0": "done",
+            "scene1": "done",
+            "scene2": "waiting",
+            "broken": "failed",
+        }
+        code, _, err = batch(folder / "scene0.tif", "-o", out, "--threshold", 0.9)
+        assert (code, "scene0: thresholds: default →" in err) == (1, True)
+
+    def test_a_bucket_that_is_not_there_ends_it_with_the_reason_of_the_scene(
+        self, batch, folder, object_store
+    ):
+        code, _, err = batch(folder / "scene0.tif", "-o", "s3://nobucket/out")
+        assert code == 1
+        assert "bucket" in err
+        assert len(err.splitlines()) == 1
 
     @pytest.mark.parametrize("arguments", [("--cluster", "nope"), ("--cluster-workers", "4")])
     def test_a_dry_run_refuses_what_a_run_would(self, batch, folder, tmp_path, arguments):
@@ -342,6 +372,31 @@ class Hasty:
     _now = itertools.count()
     monotonic = staticmethod(lambda: next(Hasty._now) * 10.0)
     sleep = staticmethod(lambda _: None)
+
+
+class TestSummary:
+    @pytest.mark.parametrize("pyarrow", [True, False])
+    def test_keeps_the_scenes_that_another_command_has_named(
+        self, batch, folder, tmp_path, monkeypatch, pyarrow
+    ):
+        if not pyarrow:
+            monkeypatch.setitem(sys.modules, "pyarrow", None)
+        assert batch(folder / "scene0.tif", folder / "broken.tif", "-o", tmp_path)[0] == 1
+        before = {line.scene: line for line in read_summary(tmp_path)}
+        assert before["scene0"].n_pixels_valid == 90 * 80
+        code, _, err = batch(folder / "scene1.tif", "-o", tmp_path)
+        assert code == 0
+        assert "scenes     1: 1 done" in err
+        after = {line.scene: line for line in read_summary(tmp_path)}
+        assert after == before | {"scene1": after["scene1"]}
+        shutil.rmtree(tmp_path / "broken")
+        assert batch(folder / "scene1.tif", "-o", tmp_path)[0] == 0
+        assert {line.scene for line in read_summary(tmp_path)} == {"scene0", "scene1"}
+
+    def test_one_that_cannot_be_read_is_written_anew(self, tmp_path):
+        assert read_summary(tmp_path) == []
+        (tmp_path / "summary.parquet").write_bytes(b"torn")
+        assert read_summary(tmp_path) == []
 
 
 class TestNoPlace:

@@ -137,6 +137,15 @@ class OutputFolder:
             layers = layer_names(use.spec.classes, use.class_indexes)
             _refuse_standing(self.files(layers, options))
 
+    def refuse_complete(self) -> None:
+        """Refuse a folder with the results of a complete run; opens no scene.
+
+        Raises:
+            OutputError: there are some.
+        """
+        if not (self.work / "plan.json").exists():
+            _refuse_standing([self.report])
+
     def _refuse_other_scene(self) -> None:
         """Refuse a folder whose report tells of another scene: its results would be removed."""
         try:

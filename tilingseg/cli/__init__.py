@@ -16,7 +16,13 @@ from typing import Any
 import click
 
 from tilingseg import __version__
-from tilingseg.cli.cluster_commands import batch, cluster_flags, full_options, run_on_cluster
+from tilingseg.cli.cluster_commands import (
+    batch,
+    cluster_flags,
+    cluster_recipe,
+    full_options,
+    run_on_cluster,
+)
 from tilingseg.cli.compress_command import compress
 from tilingseg.cli.evaluate_vectors import evaluate_vectors
 from tilingseg.cli.model_commands import evaluate, models, train
@@ -120,7 +126,7 @@ def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
     options = full_options(wishes)
     bars = Bars(quiet=quiet)
     try:
-        if wishes["cluster"] is None:
+        if cluster_recipe(wishes) is None:
             report = flow.run(scene, wishes["out"], options=options, progress=bars)
         else:
             report = run_on_cluster(scene, wishes, options, bars)

@@ -11,6 +11,7 @@ from tilingseg.cli.options import run_options, scene_options
 from tilingseg.cli.output_options import output_flags, output_options
 from tilingseg.cli.printing import open_bar, print_rows
 from tilingseg.errors import ClusterError, DependencyError
+from tilingseg.output_folder import OutputFolder
 from tilingseg.places import place
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def run_on_cluster(
 
     (entry,) = list_scenes([scene])
     out_dir = place(wishes["out"] or f"{entry.name}_tilingseg")
+    if not options.overwrite:  # before a job waits in a queue for it
+        OutputFolder(path=out_dir, scene=entry.name).refuse_complete()
     with _client(wishes, options) as client:
         from tilingseg.cluster.foreman import run_scene
         from tilingseg.cluster.tasks import SceneJob, shared
@@ -89,7 +92,8 @@ def run_on_cluster(
         return run_scene(client, job, progress)
 
 
-def _recipe(wishes: dict[str, Any]) -> ClusterRecipe | None:
+def cluster_recipe(wishes: dict[str, Any]) -> ClusterRecipe | None:
+    """Return the cluster that the flags choose; None: this process does the work."""
     from tilingseg.cluster.recipe import read_cluster
 
     if wishes["cluster"] is None:
@@ -101,7 +105,7 @@ def _recipe(wishes: dict[str, Any]) -> ClusterRecipe | None:
 
 @contextlib.contextmanager
 def _client(wishes: dict[str, Any], options: RunOptions) -> Iterator[Any]:
-    recipe = _recipe(wishes)
+    recipe = cluster_recipe(wishes)
     assert recipe is not None
     try:
         from tilingseg.cluster.clusters import open_cluster
@@ -188,7 +192,7 @@ def batch(scenes: tuple[str, ...], *, dry_run: bool, quiet: bool, **wishes: Any)
     from tilingseg.cluster.manifest import list_scenes
 
     options = full_options(wishes)
-    _recipe(wishes)  # wrong names are told before the night, and by a dry run too
+    cluster_recipe(wishes)  # wrong names are told before the night, and by a dry run too
     flags = ("retry_failed", "update", "overwrite", "limit")
     wanted = BatchOptions(**{name: wishes[name] for name in flags})
     ledger = Ledger(wishes["out"].absolute(), options)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import write_whole
 from tilingseg.cluster.manifest import SceneEntry
-from tilingseg.cluster.summary import Line, write_summary
+from tilingseg.cluster.summary import Line, read_summary, write_summary
 from tilingseg.errors import OutputError
 from tilingseg.output_folder import WORK, OutputFolder
 from tilingseg.outputs import report_in
@@ -106,7 +106,7 @@ class Ledger:
     def _folders(self) -> frozenset[str]:
         try:
             return frozenset(path.name for path in self.folder.iterdir())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter for a prefix without objects
             return frozenset()
         except refusals() as error:
             raise OutputError(f"{self.folder} cannot be looked at: {why(error)}") from error
@@ -199,7 +199,8 @@ class Ledger:
             tried: names of those that were done again; they and what was not done are looked up.
 
         Returns:
-            Path of the table for programs, and the lines in the order of the scenes.
+            Path of the table for programs, which other scenes of the folder keep their lines in,
+            and the lines of these scenes in their order.
 
         Raises:
             OutputError: it cannot be written.
@@ -213,7 +214,10 @@ class Ledger:
 
         with ThreadPoolExecutor(LOOKS) as pool:
             lines = list(pool.map(look, before))
-        return write_summary(self.folder, lines), lines
+        names = {line.scene for line in lines}
+        folders = self._folders() - names
+        others = [line for line in read_summary(self.folder) if line.scene in folders]
+        return write_summary(self.folder, [*lines, *others]), lines
 
 
 def _hash(entry: SceneEntry) -> str:

@@ -1,5 +1,6 @@
 """The summary of a batch: one line a scene, once for programs and once for people.
 
+It has a line for every scene of the folder, those that an earlier command named as it left them.
 What the lines say is the ledger's.
 """
 
@@ -8,12 +9,16 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import write_whole
+from tilingseg.places import refusals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+_TYPES: dict[str, Callable[[Any], Any]] = {"str": str, "int": int, "float": float}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,29 @@ class Line:
     """Work of all stages, seconds, on whichever machine."""
     reason: str = ""
     """Why it failed, or what its results differ in from what is asked for."""
+
+
+def read_summary(folder: Path) -> list[Line]:
+    """Return the lines of the summary that stands in a folder; none where it cannot be read."""
+    try:
+        rows = _rows(folder)
+        return [
+            Line(**{item.name: _TYPES[str(item.type)](row[item.name]) for item in fields(Line)})
+            for row in rows
+        ]
+    except refusals(ValueError, KeyError, TypeError, csv.Error):
+        return []
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        text = (folder / "summary.csv").read_text(encoding="utf-8")
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    data = (folder / "summary.parquet").read_bytes()
+    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(data)).to_pylist()
+    return rows
 
 
 def write_summary(folder: Path, lines: list[Line]) -> Path:
