@@ -129,8 +129,6 @@ class _Bench:
 
 
 _BENCH = _Bench()
-_ALONE = threading.Lock()
-"""A lock on a file keeps other processes out, but not the other threads of this one."""
 
 
 def shared(options: RunOptions) -> RunOptions:
