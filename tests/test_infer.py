@@ -307,6 +307,24 @@ class TestTorchEngine:
             torch.set_num_threads(before)
         assert all(torch.equal(other, found[0]) for other in found)
 
+    @pytest.mark.parametrize("n_out", [3, 24, 40])
+    def test_nor_do_those_of_convolutions_of_one_pixel(self, n_out):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 8, 1), torch.nn.Conv2d(8, n_out, 1), torch.nn.Conv2d(n_out, 2, 1)
+        )
+        engine, before, found = self.make(module), torch.get_num_threads(), []
+        batch = random_pixels(96, 96)[None], np.ones((1, 96, 96), dtype=bool), ALL
+        try:
+            for threads in (1, 2, 3, 4):
+                torch.set_num_threads(threads)
+                found.append(engine.probabilities(*batch))
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(other, found[0]) for other in found)
+        expected = torch.sigmoid(module(torch.from_numpy(batch[0]).float() / 255))
+        assert torch.allclose(found[0], expected, atol=1e-5)
+
     def test_leaves_the_network_that_it_was_given_alone(self):
         module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1))
         self.make(module)

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import torch
 
+_LANES = 16
+"""Products of more columns than this, but not of whole multiples, are shared among threads in a way
+that rounds differently with their number."""
+
 
 class _Pointwise(torch.nn.Module):
     """A convolution with a kernel of one pixel, as the matrix product that it is."""
 
     def __init__(self, convolution: torch.nn.Conv2d) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(convolution.weight[:, :, 0, 0], requires_grad=False)
-        self.bias = convolution.bias
+        self.n_out = convolution.out_channels
+        more = -self.n_out % _LANES if self.n_out > _LANES else 0
+        weight, bias = convolution.weight[:, :, 0, 0], convolution.bias
+        filled = torch.nn.functional.pad(weight, (0, 0, 0, more))
+        self.weight = torch.nn.Parameter(filled, requires_grad=False)
+        if bias is not None:
+            bias = torch.nn.Parameter(torch.nn.functional.pad(bias, (0, more)), requires_grad=False)
+        self.bias = bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (n, channels, height, width)."""
         by_pixel = x.permute(0, 2, 3, 1)
-        return torch.nn.functional.linear(by_pixel, self.weight, self.bias).permute(0, 3, 1, 2)
+        found = torch.nn.functional.linear(by_pixel, self.weight, self.bias)
+        return found[..., : self.n_out].contiguous().permute(0, 3, 1, 2)
 
 
 def steady(module: torch.nn.Module) -> None:
