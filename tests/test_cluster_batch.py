@@ -232,7 +232,7 @@ class TestOutdated:
             make_geotiff(tmp_path / day / "scene.tif", smooth_noise(side, side))
         assert batch(tmp_path / "day1" / "scene.tif", "-o", out)[0] == 0
         assert batch(tmp_path / "day2" / "scene.tif", "-o", out)[0] == 0
-        assert [line["n_pixels_valid"] for line in lines(out)] == [96 * 96]
+        assert lines(out)[0]["n_pixels_valid"] == 96 * 96
         # in company each keeps the folder that it has
         _, _, err = batch(tmp_path / "day*" / "scene.tif", "-o", out, "--dry-run")
         assert "done       2 before" in err

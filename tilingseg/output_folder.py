@@ -192,7 +192,7 @@ class OutputFolder:
                 shutil.rmtree(self.work.with_name(self.work.name + ".part"), ignore_errors=True)
             probe = self.path / "run.json.part"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # others may look at the same time
         except refusals() as error:
             raise OutputError(
                 f"the output folder {self.path} cannot be written: {why(error)}"
