@@ -181,7 +181,7 @@ def test_the_card_and_the_pictures_show_what_was_measured(data, model, tmp_path)
     assert f"| cell | town | {score.iou:.3f} |" in card
     for text in ("drawn", "Sees what is bright.", "Anything that matters.", "windows_cell.png"):
         assert text in card
-    sheet = np.asarray(Image.open(tmp_path / "windows_cell.png"))
+    sheet = np.asarray(Image.open(tmp_path / "windows_cell.png").convert("RGB"))
     for colour in ((90, 200, 90), (60, 110, 255)):
         assert (np.abs(sheet.astype(int) - colour).sum(axis=2) < 150).any()
     laid = np.asarray(Image.open(tmp_path / "runs/town/a_rgb/agreement_cell.png")).astype(int)

@@ -11,7 +11,6 @@ from tilingseg.cli.options import run_options, scene_options
 from tilingseg.cli.output_options import output_flags, output_options
 from tilingseg.cli.printing import open_bar, print_rows
 from tilingseg.errors import ClusterError, DependencyError
-from tilingseg.output_folder import OutputFolder
 from tilingseg.places import place
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ def run_on_cluster(
 ) -> RunReport:
     """Do one scene on the workers that the flags choose."""
     from tilingseg.cluster.manifest import list_scenes
+    from tilingseg.output_folder import OutputFolder
 
     (entry,) = list_scenes([scene])
     out_dir = place(wishes["out"] or f"{entry.name}_tilingseg")
