@@ -133,3 +133,24 @@ def test_resizing_leaves_no_lattice_and_learned_upsampling_does():
     assert measured(upsampling="bilinear") < 1e-6
     assert measured(upsampling="transpose") > 0.01
     assert measured(upsampling="bilinear", fold_px=2) > 0.01
+
+
+def test_the_first_shortcut_of_deeplab_learns_from_colour():
+    """PyTorch's gradient of a strided convolution of single pixels ruins memory with 3 bands."""
+    torch.manual_seed(0)
+    network = DeepLab(3, 1).to(memory_format=torch.channels_last)
+    assert all(
+        layer.stride == (1, 1)
+        for layer in network.modules()
+        if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1)
+    )
+    pixels = torch.randn(4, 3, 64, 64)
+    kernel = next(p for p in network.stages[0].short.parameters() if p.ndim == 4)
+    gradients = []
+    for kind in (torch.float32, torch.float64):
+        network = network.to(kind)
+        network.zero_grad()
+        x = pixels.to(kind).contiguous(memory_format=torch.channels_last)
+        network(x).square().mean().backward()
+        gradients.append(kernel.grad.double().clone())
+    assert (gradients[0] - gradients[1]).norm() <= 1e-3 * gradients[1].norm()

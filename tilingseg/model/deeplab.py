@@ -126,8 +126,12 @@ class _Stage(nn.Module):
             nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(n_out),
         )
+        # Pooling of single pixels takes every second one. A 1×1 convolution of stride 2 would do the
+        # same, but with three channels its gradient writes outside its memory (PyTorch 2.13, CPU).
         self.short = nn.Sequential(
-            nn.Conv2d(n_in, n_out, 1, stride=2, bias=False), nn.BatchNorm2d(n_out)
+            nn.MaxPool2d(1, stride=2),
+            nn.Conv2d(n_in, n_out, 1, bias=False),
+            nn.BatchNorm2d(n_out),
         )
         self.relu = nn.ReLU(inplace=True)
 
