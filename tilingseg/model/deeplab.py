@@ -126,7 +126,7 @@ class _Stage(nn.Module):
             nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(n_out),
         )
-        # Pooling of single pixels takes every second one. A 1×1 convolution of stride 2 would do the
+        # Pooling of single pixels takes every second one. A 1×1 convolution of stride 2 does the
         # same, but with three channels its gradient writes outside its memory (PyTorch 2.13, CPU).
         self.short = nn.Sequential(
             nn.MaxPool2d(1, stride=2),
