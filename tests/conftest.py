@@ -1,9 +1,29 @@
-"""What many test modules share: an object store on this machine."""
+"""What many test modules share: the command line, and an object store on this machine."""
 
 import logging
+import sys
 import uuid
 
 import pytest
+
+from tilingseg.cli import main
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run the command line in this process: (exit code, stdout, stderr), libraries' words too."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tilingseg", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

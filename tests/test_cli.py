@@ -18,7 +18,6 @@ import torch
 
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
-from tilingseg.cli import main
 from tilingseg.model.load import load_model
 from tilingseg.output_folder import WORK
 
@@ -36,23 +35,6 @@ def model(folder):
 @pytest.fixture(scope="module")
 def scene(folder):
     return make_geotiff(folder / "scene.tif", smooth_noise(150, 170))
-
-
-@pytest.fixture
-def call(monkeypatch, capfd):
-    """Run the command line in this process: (exit code, stdout, stderr), libraries' words too."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tilingseg", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 class TestHelp:

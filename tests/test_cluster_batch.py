@@ -17,7 +17,6 @@ from tests.cluster_processes import outputs_of
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg import flow
-from tilingseg.cli import main
 from tilingseg.cluster.batch import BatchOptions, one_by_one, plan_batch, run_batch
 from tilingseg.cluster.ledger import Ledger
 from tilingseg.cluster.manifest import SceneEntry
@@ -54,21 +53,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def batch(folder, monkeypatch, capsys):
+def batch(folder, call):
     """Run `tilingseg batch` in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        flags = ("--model", folder / "tiny.safetensors", "--device", "cpu", "--formats", "cog")
-        monkeypatch.setattr(sys, "argv", ["tilingseg", "batch", *map(str, (*flags, *arguments))])
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    flags = ("--model", folder / "tiny.safetensors", "--device", "cpu", "--formats", "cog")
+    return lambda *arguments: call("batch", *flags, *arguments)
 
 
 def lines(out):

@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from tests.makers import make_geotiff, make_model, smooth_noise
-from tilingseg.cli import main
 from tilingseg.cluster import foreman
 
 queued = pytest.importorskip("tilingseg.cluster.queued", reason="needs the extra [cluster]")
@@ -31,7 +30,7 @@ prologue = ["{prologue}"]
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, monkeypatch, call):
     """Run `tilingseg run --cluster` with these commands of Slurm: (exit code, stderr)."""
     monkeypatch.setattr(queued, "MAX_PAUSE_S", 0.05)
     monkeypatch.setattr(queued, "LOOK_S", 0.5)
@@ -39,7 +38,7 @@ def run(tmp_path, monkeypatch, capsys):
     make_geotiff(tmp_path / "scene.tif", smooth_noise(64, 64))
     make_model(tmp_path / "tiny.safetensors")
 
-    def call(prologue="true", **commands):
+    def run_with(prologue="true", **commands):
         tools = tmp_path / "tools"
         tools.mkdir()
         for name, text in commands.items():
@@ -50,15 +49,10 @@ def run(tmp_path, monkeypatch, capsys):
         recipe.write_text(RECIPE.format(python=sys.executable, prologue=prologue))
         flags = ("--model", tmp_path / "tiny.safetensors", "--device", "cpu", "--formats", "cog")
         places = (tmp_path / "scene.tif", "-o", tmp_path / "out", "-q", "--cluster", recipe)
-        monkeypatch.setattr(sys, "argv", ["tilingseg", "run", *map(str, (*flags, *places))])
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = leaving.code
-        return code, capsys.readouterr().err
+        code, _, err = call("run", *flags, *places)
+        return code, err
 
-    return call
+    return run_with
 
 
 @pytest.mark.skipif(shutil.which("sbatch") is not None, reason="Slurm is installed here")

@@ -139,6 +139,8 @@ def _inside(target: ZarrTarget) -> list[str]:
         root = zarr.open_group(**_store(target.root), mode="r")
         return sorted(root.keys())
     except refusals(BaseZarrError, ValueError, NotImplementedError):
+        # The names only help in a message that something else was not found. Stores that cannot be
+        # listed, as over plain HTTP, say NotImplementedError.
         return []
 
 
