@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.evaluation.measure import ClassCounts, WindowCounts
-    from tilingseg.metrics.pixels import PixelCounts
 
 N_SHOWN = 5
 LEAST_SHARE = 0.02
@@ -120,17 +119,13 @@ def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
 def _ranked(counts: Iterable[ClassCounts]) -> list[tuple[float, str, ClassCounts, WindowCounts]]:
     """Return the windows that hold enough ground and enough of the class, the worst first."""
     windows = [(item, window) for item in counts for window in item.windows]
-    enough = _LEAST_KNOWN * max((_known(window.pixels) for _, window in windows), default=0)
+    enough = _LEAST_KNOWN * max((window.pixels.n_known for _, window in windows), default=0)
     rows = []
     for item, window in windows:
-        pixels, known = window.pixels, _known(window.pixels)
-        if known >= enough and known - pixels.n_clear >= LEAST_SHARE * known:
+        pixels = window.pixels
+        if pixels.n_known >= enough and pixels.n_union >= LEAST_SHARE * pixels.n_known:
             rows.append((pixels.iou, str(window.folder), item, window))
     return sorted(rows, key=lambda row: (*row[:2], row[3].window.row, row[3].window.col))
-
-
-def _known(pixels: PixelCounts) -> int:
-    return pixels.n_hit + pixels.n_false + pixels.n_missed + pixels.n_clear
 
 
 def _sheet(

@@ -127,7 +127,7 @@ def iou_interval(
     Returns:
         Lower and upper end, 0…1; NaN where fewer than two windows hold the class.
     """
-    table = np.array([(c.n_hit, c.n_hit + c.n_false + c.n_missed) for c in counts], np.float64)
+    table = np.array([(c.n_hit, c.n_union) for c in counts], np.float64)
     if np.count_nonzero(table[:, 1]) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
@@ -142,7 +142,6 @@ def _score(group: list[ClassCounts]) -> RegionScore:
     pixels = sum((window.pixels for window in windows), PixelCounts())
     boundary = sum((window.boundary for window in windows), PixelCounts())
     (bins,) = joined_bins(group)
-    known = pixels.n_hit + pixels.n_false + pixels.n_missed + pixels.n_clear
     low, high = iou_interval([window.pixels for window in windows])
     curve = bins.iou()
     best = 1 + int(np.argmax(curve[1:-1]))
@@ -160,7 +159,7 @@ def _score(group: list[ClassCounts]) -> RegionScore:
         f1=_number(pixels.f1),
         precision=_number(pixels.precision),
         recall=_number(pixels.recall),
-        pixel_error=_share(pixels.n_false + pixels.n_missed, known),
+        pixel_error=_share(pixels.n_false + pixels.n_missed, pixels.n_known),
         boundary_iou=_number(boundary.iou),
         calibration_error=_number(calibration_error(bins.positive, bins.negative)),
         instance_f1=_share(2 * n_matched, n_found + n_true),

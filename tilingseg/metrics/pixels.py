@@ -50,9 +50,19 @@ class PixelCounts:
         )
 
     @property
+    def n_union(self) -> int:
+        """Found or true."""
+        return self.n_hit + self.n_false + self.n_missed
+
+    @property
+    def n_known(self) -> int:
+        """All that are labelled."""
+        return self.n_union + self.n_clear
+
+    @property
     def iou(self) -> float:
         """Intersection over union, 0…1; NaN where the class is neither found nor true."""
-        return _share(self.n_hit, self.n_hit + self.n_false + self.n_missed)
+        return _share(self.n_hit, self.n_union)
 
     @property
     def f1(self) -> float:
