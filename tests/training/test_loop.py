@@ -132,6 +132,8 @@ def kill_at(step):
         {"precision": "float32"},
         {"precision": "bfloat16"},
         {"precision": "float16", "accumulate": 2},
+        {"optimizer": "muon"},
+        {"optimizer": "muon", "precision": "float16", "accumulate": 2},
     ],
 )
 def test_a_job_that_was_killed_ends_with_the_same_bits(data, tmp_path, schedule):
@@ -174,6 +176,13 @@ def test_another_network_does_not_continue_a_job(data, tmp_path):
     other = dataclasses.replace(make_recipe(), network=UNetOptions(features=(4, 6)))
     with pytest.raises(TrainingError, match="does not continue this recipe"):
         train(other, data, tmp_path / "out", resume=True)
+
+
+def test_another_optimizer_does_not_continue_a_job(data, tmp_path):
+    for old, new in (("adamw", "muon"), ("muon", "adamw")):
+        train(make_recipe(steps=3, optimizer=old), data, tmp_path / old)
+        with pytest.raises(TrainingError, match="does not continue this recipe"):
+            train(make_recipe(optimizer=new), data, tmp_path / old, resume=True)
 
 
 @pytest.mark.parametrize(

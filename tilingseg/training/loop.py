@@ -1,8 +1,8 @@
 """The training loop, to be read from top to bottom.
 
-AdamW, a warm-up and a cosine, clipped gradients, averaged weights. Everything random in a step
-comes from the recipe's seed and the number of the step, and a checkpoint holds everything else, so
-a job that was killed goes on as if it had not been: the same bits on the same machine.
+Muon or AdamW, a warm-up and a cosine, clipped gradients, averaged weights. Everything random in a
+step comes from the recipe's seed and the number of the step, and a checkpoint holds everything
+else, so a job that was killed goes on as if it had not been: the same bits on the same machine.
 
 Files in the output folder: `checkpoint.pt` (tensors only, read without unpickling objects),
 `log.csv` with one row for each validation, `curves.png`, `samples.png`, and at the end
@@ -38,6 +38,7 @@ from tilingseg.training.group import join_group
 from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
+from tilingseg.training.optimizer import make_optimizer
 from tilingseg.training.samples import draw_batch, unit_scaling
 from tilingseg.training.sources import load_sources, refuse_absent_classes
 from tilingseg.training.validate import Score, best_thresholds, validate
@@ -166,7 +167,7 @@ def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State
     scaled = recipe.schedule.precision == "float16"
     return State(
         module=module,
-        optimizer=_optimizer(module, recipe.schedule),
+        optimizer=make_optimizer(module, recipe.schedule),
         scaler=torch.amp.GradScaler(group.device.type, enabled=scaled),
         averaged={name: tensor.clone() for name, tensor in module.state_dict().items()},
         made_for=meaning(spec),
@@ -226,17 +227,6 @@ def learning_rate(step: int, schedule: Schedule) -> float:
         return schedule.learning_rate * (step + 1) / schedule.warmup_steps
     done = (step - schedule.warmup_steps) / max(1, schedule.steps - schedule.warmup_steps)
     return schedule.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
-
-
-def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    # Decay on biases and on normalisation would pull them towards 0 for no reason.
-    kernels = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": schedule.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
 
 
 def _update(
