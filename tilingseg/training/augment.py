@@ -33,6 +33,9 @@ class AugmentOptions:
     """Range of the window's ground size, relative to its normal one; drawn evenly in log."""
     rotation_deg: float = 180.0
     """Largest turn to either side, degrees. At 0 quarter turns and mirroring remain."""
+    quarter_turns: bool = True
+    """Whether windows are turned by quarters. Not where all labels lie to one side of what they
+    outline: turned to all sides, their place cannot be learnt."""
     brightness: float = 0.15
     """Largest shift of the values, which span 0…1."""
     contrast: float = 0.3
@@ -48,7 +51,8 @@ class AugmentOptions:
     blur_px: float = 1.2
     """Largest deviation of the Gaussian, px."""
     elastic_px: float = 0.0
-    """Deviation of the displacements of an elastic deformation, px; 0: none."""
+    """Deviation of the displacements of an elastic deformation, px, in the half of the windows that
+    is turned freely; 0: none."""
     elastic_step_px: int = 32
     """Distance of the points that are displaced, px; between them the ground is bent smoothly."""
     noise: float = 0.0
@@ -89,6 +93,8 @@ class Warp:
     """Turn, radians."""
     mirrored: bool
     """Whether columns run backwards."""
+    free: bool = False
+    """Whether it is one of those that are turned freely, and bent."""
 
 
 STRAIGHT = Warp(scale=1.0, angle_rad=0.0, mirrored=False)
@@ -98,16 +104,17 @@ STRAIGHT = Warp(scale=1.0, angle_rad=0.0, mirrored=False)
 def draw_warp(options: AugmentOptions, rng: np.random.Generator) -> Warp:
     """Draw how one window is turned, mirrored and scaled.
 
-    Half of the windows are turned by quarters only, which keeps edges that follow the pixel grid as
-    sharp as inference will see them.
+    Half of the windows are turned by quarters at most, which keeps edges that follow the pixel grid
+    as sharp as inference will see them.
     """
     low, high = options.scale
     scale = math.exp(rng.uniform(math.log(low), math.log(high)))
     angle = math.radians(rng.uniform(-options.rotation_deg, options.rotation_deg))
-    quarter = int(rng.integers(4)) * math.pi / 2
-    straight = options.rotation_deg == 0 or bool(rng.random() < 0.5)
+    quarter = int(rng.integers(4)) * math.pi / 2 * options.quarter_turns
+    free = options.rotation_deg + options.elastic_px > 0 and bool(rng.random() >= 0.5)
+    turned = free and options.rotation_deg > 0
     mirrored = bool(rng.random() < 0.5)
-    return Warp(scale=scale, angle_rad=quarter if straight else angle, mirrored=mirrored)
+    return Warp(scale=scale, angle_rad=angle if turned else quarter, mirrored=mirrored, free=free)
 
 
 def draw_bend(options: AugmentOptions, size_px: int, rng: np.random.Generator) -> Tensor | None:

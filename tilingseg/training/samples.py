@@ -100,7 +100,7 @@ def draw_batch(
         warp = draw_warp(recipe.augment, rng)
         scale = 1.0 if n_windows else warp.scale
         centre = _centre(raster, places, side * recipe.pixel_m / raster.gsd_m * scale)
-        bend = draw_bend(recipe.augment, side, rng)
+        bend = draw_bend(recipe.augment, side, rng) if warp.free else None
         windows.append(_cut(raster, centre, (side, recipe.pixel_m), warp, bend))
     pixels, valid, labels, borders = (
         torch.cat(parts).to(device) for parts in zip(*windows, strict=True)
