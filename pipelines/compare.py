@@ -2,13 +2,15 @@
 
 Trains every candidate with few and with many labelled windows (same data, loss, steps, seed),
 resumes what was interrupted, and prints one table: IoU on the held-out sources, weights, memory,
-speed, halo, and how strongly the up-sampling shows.
+speed, halo, and how strongly the up-sampling shows. Each training has a folder that is named after
+all that it was told, so that a changed recipe is trained anew and never meets older results.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +85,8 @@ def _row(
             network=CANDIDATES[name],
             schedule=dataclasses.replace(base.schedule, n_windows=count),
         )
-        folder = out / f"{recipe.name}_{count}"
+        told = repr((recipe, str(data.resolve())))
+        folder = out / f"{recipe.name}_{count}_{hashlib.sha256(told.encode()).hexdigest()[:8]}"
         with tqdm(unit="step", desc=f"{name}, {count} windows") as bar:
 
             def show(done: int, total: int, text: str, bar: Any = bar) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,6 +43,23 @@ def test_a_job_is_resumed_only_when_asked(folder, trained):
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: tiny_training holds a training job; resume it")
     assert tilingseg("train", "recipe.toml", "--resume", "-q", cwd=folder).returncode == 0
+
+
+def test_a_job_that_is_interrupted_says_how_to_go_on(folder, tmp_path):
+    text = (folder / "recipe.toml").read_text("utf-8")
+    (tmp_path / "recipe.toml").write_text(text.replace("steps = 2", "steps = 100000", 1), "utf-8")
+    command = [sys.executable, "-m", "tilingseg", "train", "recipe.toml", "--data", str(folder)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as job:
+        until = time.monotonic() + 120
+        while not (tmp_path / "tiny_training" / "checkpoint.pt").exists():
+            assert job.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        job.send_signal(signal.SIGINT)
+        _, stderr = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert stderr.endswith("interrupted; go on with --resume\n")
+    assert "Traceback" not in stderr
 
 
 def test_a_wrong_recipe_is_one_line(folder, tmp_path):

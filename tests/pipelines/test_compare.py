@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import pytest
 from click.testing import CliRunner
 
@@ -40,11 +42,19 @@ def test_all_candidates_are_in_one_table(folder):
     assert set(cells) == {"U-Net", "U-Net, resized", "FCN"}
     assert cells["U-Net, resized"][-2].strip() == "0.0%"
     assert (folder / "out" / "compare.md").read_text("utf-8") in result.stdout
-    assert load_model(folder / "out" / "fcn_5" / "fcn.safetensors").spec.network == "fcn"
-    # What is finished is not done again.
-    before = (folder / "out" / "fcn_5" / "log.csv").read_bytes()
+    (job,) = (folder / "out").glob("fcn_5_*")
+    assert load_model(job / "fcn.safetensors").spec.network == "fcn"
+    # What is finished is not done again, unless it was something else.
+    before = (job / "log.csv").read_bytes()
     assert run(folder).exit_code == 0
-    assert (folder / "out" / "fcn_5" / "log.csv").read_bytes() == before
+    assert (job / "log.csv").read_bytes() == before
+    text = (folder / "recipe.toml").read_text("utf-8")
+    (folder / "recipe.toml").write_text(text.replace("steps = 2", "steps = 3", 1), "utf-8")
+    assert run(folder).exit_code == 0
+    assert (job / "log.csv").read_bytes() == before
+    (longer,) = set((folder / "out").glob("fcn_5_*")) - {job}
+    rows = csv.DictReader((longer / "log.csv").read_text("utf-8").splitlines())
+    assert [row["step"] for row in rows] == ["2", "3"]
 
 
 def test_a_wrong_recipe_is_one_line(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def train(
         except KeyboardInterrupt:
             bar.close()
             click.echo("interrupted; go on with --resume", err=True)
-            raise click.exceptions.Exit(130) from None
+            sys.exit(130)
     if speaks():
         click.echo(path)
 

@@ -44,6 +44,8 @@ class State:
     """Updates done."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The log: one row for each validation."""
+    losses: list[float] = field(default_factory=list)
+    """Of the steps since the last validation."""
     best: dict[str, Any] = field(default_factory=dict)
     """`score`, `step` and averaged `weights` of the best validation; empty without early stop."""
 
@@ -74,6 +76,7 @@ def save_checkpoint(path: Path, state: State) -> None:
         "averaged": state.averaged,
         "optimizer": state.optimizer.state_dict(),
         "rows": state.rows,
+        "losses": state.losses,
         "scaler": state.scaler.state_dict(),
         "best": state.best,
         "made_for": state.made_for,
@@ -105,6 +108,7 @@ def load_checkpoint(path: Path, state: State) -> None:
         for name, tensor in state.averaged.items():
             tensor.copy_(content["averaged"][name])
         state.step, state.rows = content["step"], content["rows"]
+        state.losses = content.get("losses", [])
         state.best = content.get("best", {})
         if scaler := content.get("scaler"):
             state.scaler.load_state_dict(scaler)

@@ -4,9 +4,10 @@ Muon or AdamW, a warm-up and a cosine, clipped gradients, averaged weights. Ever
 step comes from the recipe's seed and the number of the step, and a checkpoint holds everything
 else, so a job that was killed goes on as if it had not been: the same bits on the same machine.
 
-Files in the output folder: `checkpoint.pt` (tensors only, read without unpickling objects),
-`log.csv` with one row for each validation, `curves.png`, `samples.png`, and at the end
-`<name>.safetensors`, the averaged weights with their spec. All appear whole.
+Files in the output folder: `checkpoint.pt` (tensors only, read without unpickling objects) with
+every validation, every two minutes and when the job is interrupted; `log.csv` with one row for each
+validation, `curves.png`, `samples.png`, and at the end `<name>.safetensors`, the averaged weights
+with their spec. All appear whole.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tilingseg.training.checkpoint import (
     save_checkpoint,
 )
 from tilingseg.training.group import join_group
+from tilingseg.training.interrupt import Interrupts
 from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
@@ -61,6 +63,8 @@ __all__ = ["CHECKPOINT", "LOG", "learning_rate", "train"]
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a short text."""
 
+_SAVE_EVERY_S = 120.0
+"""So much work is lost when the process dies; writing the state takes a second."""
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -89,6 +93,7 @@ def train(
     Raises:
         TrainingError: the data are unusable, `out` holds another job, or the loss is not finite.
         OutputError: `out` cannot be written, or the disk is full; the last checkpoint is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the last step is there.
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise TrainingError(f"{out} holds a training job; resume it or choose another folder")
@@ -119,35 +124,38 @@ def _train(
     torch.manual_seed(recipe.seed)
     state = _fresh_state(recipe, spec, group)
     if (out / CHECKPOINT).exists():
-        load_checkpoint(out / CHECKPOINT, state)
+        _go_on(state, out, schedule)
     network = group.joined(state.module)
     journal = Journal(out, board=schedule.tensorboard and group.first, step=state.step)
 
     scores = tuple[Score, ...]()
-    losses: list[float] = []
-    started = time.monotonic()
-    with _Batches(training, recipe, group) as batches:
+    started = saved = time.monotonic()
+    with _Batches(training, recipe, group) as batches, Interrupts() as interrupts:
         while state.step < schedule.steps and not group.agreed(_is_over(state, schedule)):
+            if group.agreed(interrupts.asked):
+                if group.first:
+                    save_checkpoint(out / CHECKPOINT, state)
+                raise KeyboardInterrupt
             rate = learning_rate(state.step, schedule)
             loss = _update(network, state, batches.of_step(state.step), (recipe, spec, rate))
             _average(state.averaged, state.module, state.step, schedule.ema_decay)
-            losses.append(loss)
+            state.losses.append(loss)
             state.step += 1
             if not group.first:
                 continue
             journal.step(state.step, loss, rate)
             if progress is not None:
-                mean = sum(losses[-50:]) / len(losses[-50:])
+                mean = sum(state.losses[-50:]) / len(state.losses[-50:])
                 progress(state.step, schedule.steps, f"loss {mean:.3f}")
             if state.step % schedule.validate_every == 0 or state.step == schedule.steps:
                 scores, samples = _measure(recipe, spec, state.averaged, held_out)
-                row = {"step": state.step, "seconds": round(time.monotonic() - started, 1)}
-                row |= {"learning_rate": rate, "loss": sum(losses) / len(losses)}
-                state.rows.append(row | _columns(scores, spec))
-                losses.clear()
-                _keep_best(state, scores, spec, schedule)
+                _take_note(state, scores, recipe, time.monotonic() - started)
                 save_checkpoint(out / CHECKPOINT, state)
                 journal.validation(state.rows, samples)
+                saved = time.monotonic()
+            elif time.monotonic() - saved > _SAVE_EVERY_S:
+                save_checkpoint(out / CHECKPOINT, state)
+                saved = time.monotonic()
     journal.close()
     path = out / f"{recipe.name}.safetensors"
     if group.first:
@@ -172,6 +180,16 @@ def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State
         averaged={name: tensor.clone() for name, tensor in module.state_dict().items()},
         made_for=meaning(spec),
     )
+
+
+def _go_on(state: State, out: Path, schedule: Schedule) -> None:
+    """Bring a fresh state to where the job in a folder stood."""
+    load_checkpoint(out / CHECKPOINT, state)
+    if state.step > schedule.steps:
+        raise TrainingError(
+            f"{out} is at step {state.step}, the recipe ends at {schedule.steps}: "
+            "give it more steps or choose another folder"
+        )
 
 
 def _weights_of(start: str, spec: ModelSpec) -> dict[str, torch.Tensor]:
@@ -303,6 +321,19 @@ def _measure(
 def _channels_last(module: nn.Module) -> nn.Module:
     # The layout that convolutions are fast in: seven times faster on a processor in float32.
     return convert_conv2d_weight_memory_format(module, torch.channels_last)
+
+
+def _take_note(
+    state: State, scores: tuple[Score, ...], recipe: TrainingRecipe, seconds: float
+) -> None:
+    """Add a validation to the log."""
+    spec, schedule = recipe.spec(), recipe.schedule
+    row = {"step": state.step, "seconds": round(seconds, 1)}
+    row |= {"learning_rate": learning_rate(state.step - 1, schedule)}
+    row |= {"loss": sum(state.losses) / len(state.losses)}
+    state.rows.append(row | _columns(scores, spec))
+    state.losses.clear()
+    _keep_best(state, scores, spec, schedule)
 
 
 def _columns(scores: tuple[Score, ...], spec: ModelSpec) -> dict[str, float]:
