@@ -34,7 +34,7 @@ from tilingseg.cluster.recipe import ClusterRecipe
 from tilingseg.cluster.tasks import SceneJob, shared
 from tilingseg.job import RunOptions
 from tilingseg.output_folder import OutputOptions
-from tilingseg.plan import TilingOptions
+from tilingseg.tiling import TilingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -36,7 +36,7 @@ from tilingseg.folder_lock import alone_in
 from tilingseg.job import RunOptions
 from tilingseg.output_folder import OutputOptions
 from tilingseg.places import place
-from tilingseg.plan import TilingOptions
+from tilingseg.tiling import TilingOptions
 
 COG = OutputOptions(formats=("cog",))
 

@@ -21,7 +21,7 @@ from tilingseg import flow
 from tilingseg.job import RunOptions
 from tilingseg.output_folder import WORK, OutputOptions
 from tilingseg.places import place
-from tilingseg.plan import TilingOptions
+from tilingseg.tiling import TilingOptions
 
 pytest.importorskip("distributed", reason="needs the extra [cluster]")
 

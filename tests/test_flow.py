@@ -26,9 +26,9 @@ from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import WORK, OutputFolder, OutputOptions
-from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, Scaling
 from tilingseg.store import WorkStore
+from tilingseg.tiling import TilingOptions
 from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 SHAPE = (700, 900)

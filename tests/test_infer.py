@@ -25,8 +25,10 @@ from tilingseg.infer import (
     choose_devices,
     choose_precision,
     freed_memory_kept,
+    n_threads,
     predict,
     resident_bytes,
+    threads_divided,
 )
 from tilingseg.infer.halving import LAST_TRIES
 from tilingseg.infer.tally import upload_clock, uploads_to
@@ -545,6 +547,20 @@ class TestChoices:
 
     def test_cpu_may_be_named_twice(self):
         assert choose_devices("cpu,cpu") == ("cpu", "cpu")
+
+    @pytest.mark.parametrize(
+        ("devices", "share"),
+        [(("cpu",), 6), (("cpu", "cpu"), 3), (("cpu",) * 9, 1), (("cuda:0", "cuda:1"), 6)],
+    )
+    def test_workers_of_one_processor_divide_its_threads(self, devices, share):
+        before = torch.get_num_threads()
+        torch.set_num_threads(6)
+        try:
+            with threads_divided(devices), ThreadPoolExecutor(1) as worker:
+                assert worker.submit(n_threads).result() == share
+            assert torch.get_num_threads() == 6
+        finally:
+            torch.set_num_threads(before)
 
     def test_a_cpu_computes_in_fp32_unless_told_otherwise(self):
         assert choose_precision("auto", "cpu") == "fp32"

@@ -34,6 +34,9 @@ SPEC = ModelSpec(
     std=(0.25,) * 3,
 )
 WHOLE = slice(None), slice(None)
+RELU = replace(SPEC, classes=SPEC.bands, thresholds=(0.5,) * 3)
+"""For a network that gives a class for each band."""
+BYTES = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="uint8")
 
 
 def needs(name):
@@ -337,6 +340,25 @@ class TestChoice:
         found, _ = choice.probabilities_of(model, chosen)
         exact, _ = choice.probabilities_of(model, choose_engine((model,), "cpu", "torch"))
         assert torch.equal(found, exact)
+
+    def test_every_part_of_a_tile_is_compiled_in_whatever_order_they_come(self, monkeypatch):
+        compile_, n_compiled = torch.compile, [0]
+
+        def backend(graph, _inputs):
+            n_compiled[0] += 1
+            return graph.forward
+
+        monkeypatch.setattr(torch, "compile", lambda f, **how: compile_(f, backend=backend, **how))
+        torch._dynamo.reset()
+        engine = TorchEngine(torch.nn.ReLU(), RELU, BYTES, "cpu", "fp32", compiled=True)
+        cuts = slice(0, 24), slice(8, 24), slice(8, 32)
+        parts = [(rows, cols) for rows in cuts for cols in cuts]
+        parts += [(slice(4, 32), cols) for cols in cuts]
+        batch = np.zeros((1, 3, 32, 32), np.uint8), np.ones((1, 32, 32), dtype=bool)
+        for part in parts * 2:
+            engine.probabilities(*batch, part)
+        torch._dynamo.reset()
+        assert n_compiled[0] == len(parts) > 8  # what PyTorch compiles unless told otherwise
 
 
 @needs("onnx")

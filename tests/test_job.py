@@ -1,14 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import tilingseg.job
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg import flow
 from tilingseg.errors import PlanError
 from tilingseg.job import RunOptions, estimate_job, prepare
-from tilingseg.plan import TilingOptions
 from tilingseg.records import Scaling
+from tilingseg.tiling import TilingOptions
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,34 @@ def test_preparing_reads_no_pixel(model, scene, monkeypatch):
     estimate = tilingseg.job.estimate_job(job)
     assert estimate.seconds > 0
     assert estimate.inferred_ratio > 1
+
+
+def test_workers_of_one_processor_share_it(model, scene, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    one = prepare(str(scene), options_for(model, workers=3))
+    two = prepare(str(scene), replace(options_for(model, workers=3), device="cpu,cpu"))
+    assert (one.workers, two.workers) == (3, 2)
+    assert one.plan == two.plan
+    passes = iter((0.0, 2.0, 2.0, 4.0) * 2)
+    monkeypatch.setattr("time.perf_counter", lambda: next(passes))
+    seconds = [estimate_job(job).seconds for job in (one, two)]
+    assert seconds[0] == seconds[1] > 0
+    before, found = torch.get_num_threads(), []
+    made = tilingseg.job.make_engine
+
+    def make(*arguments):
+        found.append(torch.get_num_threads())
+        return made(*arguments)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(tilingseg.job, "make_engine", make)
+    torch.set_num_threads(4)
+    try:
+        options = replace(options_for(model), device="cpu,cpu", tiling=TilingOptions(region_px=256))
+        flow.run(scene, scene.parent / "shared", options=options)
+    finally:
+        torch.set_num_threads(before)
+    assert set(found) == {2}
 
 
 @pytest.mark.parametrize("blend", ["exact", "hann"])

@@ -7,17 +7,16 @@ from hypothesis import strategies as st
 
 from tilingseg.errors import PlanError
 from tilingseg.model.spec import Geometry, ModelSpec
-from tilingseg.plan import (
+from tilingseg.plan import ModelUse, RunPlan, estimate_run, plan_identity
+from tilingseg.records import Band, Georef, Scene, describe_changes
+from tilingseg.tiling import (
+    EXACT_FACTOR,
+    PASS_BYTES,
     REGION_PX,
-    SMALL_PASS_BYTES,
-    SMALL_SCENE_PX,
-    ModelUse,
-    RunPlan,
+    PassLimits,
     TilingOptions,
-    plan_identity,
     plan_tiles,
 )
-from tilingseg.records import Band, Georef, Scene, describe_changes
 
 SPEC = ModelSpec(
     name="test",
@@ -98,10 +97,18 @@ class TestTiles:
         assert small.grid.tile_size_px < large.grid.tile_size_px
 
     @pytest.mark.parametrize("side", [1400, 2000, 2600, 3400, 4800, 9000])
-    def test_need_much_memory_for_large_scenes_alone(self, side):
+    def test_need_no_more_memory_than_a_pass_may_use(self, side):
         tiling = plan_tiles(make_scene(side, side), EXACT, TilingOptions(), 512)
-        large = tiling.batch_size == 1 and side**2 >= SMALL_SCENE_PX
-        assert tiling.forward_bytes <= (TilingOptions().memory_bytes if large else SMALL_PASS_BYTES)
+        assert tiling.forward_bytes <= PASS_BYTES
+
+    @pytest.mark.parametrize("side", [1000, 1500, 2500, 4000])
+    def test_of_a_scene_of_some_megapixels_waste_no_more_than_those_of_a_large_one(self, side):
+        bundled = Geometry(
+            multiple_px=32, halo_px=192, reason=None, bytes_per_px=32.0, core_share=0.58
+        )
+        grid = plan_tiles(make_scene(side, side), bundled, TilingOptions(), 512).grid
+        height, width = grid.tile_shape
+        assert len(grid) * height * width <= 1.8 * side**2
 
     def test_need_the_same_memory_for_a_scene_sixteen_times_as_large(self):
         for halo_px, multiple_px, bytes_per_px in ((96, 16, 256.0), (24, 4, 64.0), (192, 32, 32.0)):
@@ -118,11 +125,18 @@ class TestTiles:
             )
             assert large <= 1.01 * small
 
-    def test_of_a_small_scene_are_no_smaller_than_its_network_is_worth(self):
-        # no tile of this network keeps to what small scenes may use
-        large = replace(EXACT, bytes_per_px=256.0, core_share=0.6)
-        tiling = plan_tiles(make_scene(512, 512), large, TilingOptions(), 512)
-        assert len(tiling.grid) == 1
+    def test_are_blended_where_exact_ones_need_many_times_the_memory(self):
+        far = replace(EXACT, halo_px=1024, bytes_per_px=400.0)
+        tiling = plan_tiles(make_scene(), far, TilingOptions(), 512)
+        assert tiling.stitching == "hann"
+        assert "exact tiles of this network need 5,733 MB" in tiling.reason
+        insisted = plan_tiles(make_scene(), far, TilingOptions(blend="exact"), 512)
+        assert insisted.stitching == "exact"
+        assert insisted.forward_bytes > EXACT_FACTOR * PASS_BYTES
+        enough = plan_tiles(
+            make_scene(), far, TilingOptions(), 512, PassLimits(memory_bytes=10**10)
+        )
+        assert enough.stitching == "exact"
 
     def test_are_blended_with_the_reason_where_the_network_does_not_allow_it(self):
         tiling = plan_tiles(make_scene(), BLENDED, TilingOptions(), 512)
@@ -151,11 +165,74 @@ class TestTiles:
             (EXACT, {"blend": "exact", "tile_size_px": 160}, "no core"),
             (EXACT, {"batch_size": 0}, "batch size must be 1 or more, got 0"),
             (EXACT, {"tile_size_px": 500}, "no multiple of 16; use 496"),
+            (EXACT, {"overlap_px": 100}, "no multiple of 32; use 128 to blend tiles or 192 to sti"),
+            (EXACT, {"overlap_px": 200}, "no multiple of 32; use 224$"),
+            (BLENDED, {"overlap_px": 100}, "no multiple of 32; use 128$"),
         ],
     )
     def test_contradicting_wishes_are_refused(self, geometry, options, words):
         with pytest.raises(PlanError, match=words):
             plan_tiles(make_scene(), geometry, TilingOptions(**options), 512)
+
+
+class TestBatches:
+    def test_fill_the_memory_of_a_large_device(self):
+        scene = make_scene(20_000, 20_000)
+        small = plan_tiles(scene, EXACT, TilingOptions(), 512)
+        large = plan_tiles(scene, EXACT, TilingOptions(), 512, PassLimits(memory_bytes=10**10))
+        assert large.batch_size == PassLimits().batch_size > small.batch_size
+        assert large.forward_bytes <= 10**10
+        assert small.forward_bytes <= PASS_BYTES
+        assert "more gain nothing" in large.reasons.batch
+        assert "480 MB" in small.reasons.batch
+
+    @pytest.mark.parametrize("wish", [2, 64, 10**9])
+    def test_are_no_larger_than_a_row_of_tiles(self, wish):
+        tiling = plan_tiles(make_scene(), EXACT, TilingOptions(batch_size=wish), 512)
+        assert tiling.batch_size == min(wish, tiling.grid.n_cols)
+        assert tiling.forward_bytes <= tiling.grid.n_cols * PASS_BYTES
+        assert tiling.reasons.batch == (
+            "asked for" if wish == 2 else "a row of tiles holds no more"
+        )
+
+    def test_are_of_one_tile_where_a_device_gains_nothing_by_more(self):
+        limits = PassLimits(batch_size=1, why="a processor gains nothing by more")
+        tiling = plan_tiles(make_scene(), EXACT, TilingOptions(), 512, limits)
+        assert (tiling.batch_size, tiling.reasons.batch) == (1, limits.why)
+
+
+class TestReasons:
+    def test_name_work_and_memory_of_the_tiles(self):
+        tiling = plan_tiles(make_scene(), EXACT, TilingOptions(), 512)
+        assert f"{tiling.forward_bytes / tiling.batch_size / 1e6:.0f} MB" in tiling.reasons.tile
+        assert "× the scene's work" in tiling.reasons.tile
+
+    def test_say_what_was_asked_for(self):
+        options = TilingOptions(tile_size_px=512, batch_size=1, region_px=2048)
+        reasons = plan_tiles(make_scene(), EXACT, options, 512).reasons
+        assert (reasons.tile, reasons.batch, reasons.region) == ("asked for",) * 3
+
+    def test_say_where_memory_is_what_keeps_tiles_small(self):
+        options = TilingOptions(memory_bytes=60_000_000)
+        tiling = plan_tiles(make_scene(40_000, 40_000), EXACT, options, 512)
+        assert "larger ones need more than 60 MB" in tiling.reasons.tile
+
+    def test_are_no_part_of_what_makes_plans_equal(self):
+        assert "reasons" not in plan_identity(make_plan())["tiling"]
+
+
+class TestEstimate:
+    def test_of_two_workers_on_one_processor_takes_as_long_and_twice_the_memory(self):
+        plan = make_plan()
+        one, two = (estimate_run(plan, 1.0, 2, n_devices=n) for n in (1, 2))
+        assert two.seconds == one.seconds
+        assert two.memory_bytes - one.memory_bytes > plan.tiling.forward_bytes
+
+    def test_of_two_gpus_takes_half_the_time(self):
+        plan = make_plan()
+        plan = replace(plan, model=replace(plan.model, device_type="cuda"))
+        one, two = (estimate_run(plan, 1.0, 2, n_devices=n) for n in (1, 2))
+        assert two.seconds == one.seconds / 2
 
 
 class TestRegions:
@@ -188,7 +265,7 @@ class TestRegions:
 
     @pytest.mark.parametrize(
         ("height", "width", "least", "most"),
-        [(300, 400, 1, 1), (2300, 2980, 4, 16), (9000, 9000, 9, 25), (65536, 65536, 225, 289)],
+        [(300, 400, 1, 1), (2300, 2980, 2, 16), (9000, 9000, 9, 25), (65536, 65536, 225, 289)],
     )
     def test_what_is_lost_with_a_kill_is_a_share_of_the_scene(self, height, width, least, most):
         plan = make_plan(make_scene(height, width))

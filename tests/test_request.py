@@ -5,8 +5,8 @@ from tests.makers import make_model
 from tilingseg.job import RunOptions
 from tilingseg.model.load import load_model
 from tilingseg.output_folder import OutputOptions
-from tilingseg.plan import TilingOptions
 from tilingseg.request import changes, model_hash, request_of, wishes
+from tilingseg.tiling import TilingOptions
 from tilingseg.vectorize.layers import VectorOptions
 
 

@@ -9,9 +9,9 @@ import pytest
 from tests.test_plan import make_plan, make_scene
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.grid import Window
-from tilingseg.plan import TilingOptions
 from tilingseg.records import NODATA, RegionReport, Scaling
 from tilingseg.store import RegionWriter, WorkStore
+from tilingseg.tiling import TilingOptions
 
 SCALING = Scaling(low=(0.0,), high=(255.0,), source="test")
 REPORT = RegionReport(
@@ -76,8 +76,8 @@ def test_there_is_nothing_to_go_on_with_in_an_empty_folder(folder_of_outputs, pl
 
 def test_another_plan_is_refused_with_the_difference(folder_of_outputs, plan):
     WorkStore.create(folder_of_outputs / "work", plan, SCALING)
-    other = make_plan(make_scene(300, 400), TilingOptions(batch_size=7))
-    with pytest.raises(PlanError, match=r"tiling\.batch_size: 1 → 7.*--no-resume"):
+    other = make_plan(make_scene(300, 400), TilingOptions(region_px=2048))
+    with pytest.raises(PlanError, match=r"tiling\.region_px: 1024 → 2048.*--no-resume"):
         WorkStore.resume(folder_of_outputs / "work", other)
 
 
@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path, plan):
 class TestRegionWriter:
     @pytest.mark.parametrize("heights", [[300], [64, 100, 136], [1] * 300, [63, 2, 235]])
     def test_writes_every_chunk_once_and_whole(self, tmp_path, monkeypatch, heights):
-        monkeypatch.setattr("tilingseg.plan.CHUNK_PX", 64)
+        monkeypatch.setattr("tilingseg.tiling.CHUNK_PX", 64)
         plan = make_plan(make_scene(300, 400), TilingOptions(tile_size_px=128))
         store = WorkStore.create(tmp_path / "work", plan, SCALING)
         core = plan.grid.scene_window

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tilingseg.job import RunOptions, prepare
     from tilingseg.model.load import load_model, save_model
     from tilingseg.model.spec import ModelSpec
-    from tilingseg.plan import TilingOptions
     from tilingseg.readers import open_scene
     from tilingseg.records import RunReport
+    from tilingseg.tiling import TilingOptions
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _HOMES = {
     "ModelSpec": "tilingseg.model.spec",
     "RunOptions": "tilingseg.job",
     "RunReport": "tilingseg.records",
-    "TilingOptions": "tilingseg.plan",
+    "TilingOptions": "tilingseg.tiling",
     "TilingSegError": "tilingseg.errors",
     "load_model": "tilingseg.model.load",
     "open_scene": "tilingseg.readers",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tilingseg.area import area_mask
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.folder_lock import alone_in
-from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict
+from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict, threads_divided
 from tilingseg.job import RunOptions, prepare, with_engine
 from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish
@@ -235,7 +235,7 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
                 engine = engine or lent.enter_context(job.lent_engine(device, store.scaling))
                 run_region(job, store, region, engine, pool, watch)
 
-    with freed_memory_kept():
+    with freed_memory_kept(), threads_divided(job.devices):
         with ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers:
             futures = [workers.submit(work, device) for device in job.devices]
             try:

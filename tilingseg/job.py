@@ -7,6 +7,7 @@ Wishes that cannot be met end here.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -32,15 +33,18 @@ from tilingseg.infer import (
     choose_devices,
     choose_engine,
     common_parts,
+    device_bytes,
     make_engine,
+    n_threads,
 )
 from tilingseg.model.ensemble import check_alike, common_geometry
 from tilingseg.model.load import DEFAULT_MODEL, load_model
 from tilingseg.output_folder import OutputOptions
 from tilingseg.places import absolute
-from tilingseg.plan import ModelUse, RunPlan, TilingOptions, estimate_run, plan_tiles
+from tilingseg.plan import ModelUse, RunPlan, estimate_run
 from tilingseg.readers import open_scene
 from tilingseg.records import Scaling
+from tilingseg.tiling import PassLimits, TilingOptions, plan_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +107,9 @@ class RunOptions:
     """Go on with an interrupted run; False: start anew."""
 
 
+DEVICE_SHARE = 0.4
+"""What a forward pass may use of the memory of a GPU: weights, the band that is stitched and other
+programs need some, and more tiles at once gain nothing."""
 KEPT_TILE_PX = 512 * 512
 """Largest tile whose engine is kept for the next scene, px: it holds some megabytes."""
 MAX_KEPT = 4
@@ -140,7 +147,8 @@ class Job:
         prepare a network can take longer than to infer such a scene.
         """
         use, shape = self.plan.model, self.plan.grid.tile_shape
-        key = (use.sha256, _choice(use), scaling, device, shape, repr(self._parts))
+        parts = repr(self._parts)
+        key = (use.sha256, _choice(use), scaling, device, n_threads(), shape, parts)
         with _KEPT_LOCK:
             engines = _KEPT.pop(key, None)
         engines = engines or self._engines(device, scaling)
@@ -204,11 +212,8 @@ def prepare(uri: str, options: RunOptions) -> Job:
     area = _area(options, scene)
     devices = choose_devices(options.device)
     choice = choose_engine(models, devices[0], options.engine, options.precision)
-    device_type = devices[0].partition(":")[0]
-    wishes = options.tiling
-    if device_type == "cpu" and wishes.batch_size is None:
-        wishes = replace(wishes, batch_size=1)  # a processor gains nothing by batches
-    tiling = plan_tiles(scene, geometry, wishes, spec.tile_size_px)
+    limits = _limits(devices)
+    tiling = plan_tiles(scene, geometry, options.tiling, spec.tile_size_px, limits)
     plan = RunPlan(
         software=__version__,
         scene=scene,
@@ -218,7 +223,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
             tta=options.tta,
             class_indexes=_class_indexes(options.classes, spec),
             thresholds=_thresholds(options, spec),
-            device_type=device_type,
+            device_type=_kind(devices),
             precision=choice.precision,
             engine=choice.engine,
             engine_version=choice.version,
@@ -234,8 +239,27 @@ def prepare(uri: str, options: RunOptions) -> Job:
         models=models,
         area=area,
         devices=devices,
-        workers=options.workers,
+        workers=_readers(options.workers, devices),
     )
+
+
+def _kind(devices: tuple[str, ...]) -> str:
+    return devices[0].partition(":")[0]
+
+
+def _limits(devices: tuple[str, ...]) -> PassLimits:
+    """Return what a forward pass may be: the same for any number of devices of a kind."""
+    if _kind(devices) == "cpu":
+        return PassLimits(batch_size=1, why="a processor gains nothing by more")
+    total = device_bytes(devices)
+    return PassLimits() if total is None else PassLimits(memory_bytes=int(total * DEVICE_SHARE))
+
+
+def _readers(wish: int, devices: tuple[str, ...]) -> int:
+    """Return the reader threads of each device: those that infer need their processors as well."""
+    if _kind(devices) != "cpu":
+        return wish
+    return min(wish, max(1, (os.cpu_count() or 1) // len(devices)))
 
 
 def _one_spelling(uri: str) -> str:
@@ -317,7 +341,7 @@ def estimate_job(job: Job) -> Estimate:
         found = engine.probabilities(pixels, valid, part)
         float(found[0, 0, 0, 0])  # waits for the device
         seconds.append(time.perf_counter() - start)
-    return estimate_run(plan, min(seconds) / len(job.devices), job.workers)
+    return estimate_run(plan, min(seconds), job.workers, len(job.devices))
 
 
 def _choice(use: ModelUse) -> EngineChoice:

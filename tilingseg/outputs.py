@@ -35,7 +35,6 @@ from tilingseg.export import (
 )
 from tilingseg.output_folder import OutputFolder
 from tilingseg.places import is_remote, refusals, remove, upload, why
-from tilingseg.plan import plan_identity
 from tilingseg.progress import silent
 from tilingseg.quicklook import Lattice, put_together
 from tilingseg.records import RunReport, to_json, tuples
@@ -261,7 +260,7 @@ def _report_text(store: WorkStore, report: RunReport, request: Mapping[str, Any]
         {
             "report": to_json(report),
             "request": request,
-            "plan": plan_identity(store.plan),
+            "plan": to_json(store.plan),
             "scaling": to_json(store.scaling),
             "versions": _versions(),
         },

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tilingseg.errors import ModelError, OutputError
+from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import (
     DEFAULT_MODEL,
     available_models,
@@ -203,7 +204,7 @@ def _script(path, network, extra):
         torch.jit.save(traced, str(path), _extra_files=extra)
 
 
-def test_torchscript_is_loaded_when_allowed_and_blended(tmp_path, network):
+def test_torchscript_is_loaded_when_allowed_and_measured(tmp_path, network):
     path = tmp_path / "m.pt"
     _script(path, network, {METADATA_KEY: SPEC.to_json()})
     with pytest.raises(ModelError, match="must be allowed explicitly"):
@@ -211,8 +212,8 @@ def test_torchscript_is_loaded_when_allowed_and_blended(tmp_path, network):
     loaded = load_model(path, allow_torchscript=True)
     pixels = torch.randn(1, 3, 16, 16)
     assert loaded.spec == SPEC
-    assert loaded.geometry.halo_px is None
-    assert "TorchScript" in loaded.geometry.reason
+    assert loaded.geometry.measured
+    assert loaded.geometry.halo_px == network_geometry(network, 3).halo_px
     assert torch.allclose(loaded.module(pixels), network(pixels), atol=1e-5)
 
 

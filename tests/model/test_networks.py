@@ -19,8 +19,8 @@ from tilingseg.model.ripple import ripple
 from tilingseg.model.spec import ModelSpec
 from tilingseg.model.unet import UNet, UNetOptions
 from tilingseg.output_folder import OutputOptions
-from tilingseg.plan import TilingOptions
 from tilingseg.records import to_json
+from tilingseg.tiling import TilingOptions
 
 SMALL = {
     "fcn": FcnOptions(features=(2, 3, 4), n_scored=2),

@@ -147,16 +147,15 @@ def plan(scene: str, **wishes: Any) -> None:
     estimate = estimate_job(job)
     print_scene(job)
     tiling, grid = job.plan.tiling, job.plan.grid
+    size, why = tiling.batch_size, tiling.reasons
     height, width = grid.tile_shape
     shared = f"overlap {grid.overlap_px} px" if len(grid) > 1 else "no overlap"
     print_rows(
         [
             ("stitching", f"{tiling.stitching}: {tiling.reason}"),
-            (
-                "tiles",
-                f"{len(grid):,} of {height} × {width} px, {shared}, batches of {tiling.batch_size}",
-            ),
-            ("regions", f"{job.plan.n_regions:,} of {job.plan.region_px} px"),
+            ("tiles", f"{len(grid):,} of {height} × {width} px, {shared}: {why.tile}"),
+            ("batches", f"{size} tile{'s' * (size > 1)}: {why.batch}"),
+            ("regions", f"{job.plan.n_regions:,} of {job.plan.region_px:,} px: {why.region}"),
             ("inferred", f"{estimate.inferred_ratio:.2f} × the pixels of the scene"),
             ("device", f"{', '.join(job.devices)}, {job.plan.model.precision}"),
             ("engine", f"{job.plan.model.engine}: {job.plan.model.engine_reason}"),

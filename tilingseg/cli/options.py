@@ -240,7 +240,7 @@ scene_options = _together(
 def run_options(wishes: dict[str, Any]) -> RunOptions:
     """Turn the parsed flags of `scene_options` into options of the API."""
     from tilingseg.job import RunOptions
-    from tilingseg.plan import TilingOptions
+    from tilingseg.tiling import TilingOptions
 
     return RunOptions(
         model=wishes["models"][0],

@@ -76,7 +76,8 @@ def print_scene(job: Job) -> None:
 def print_model(model: LoadedModel) -> None:
     """Print what is in a model file."""
     spec, geometry = model.spec, model.geometry
-    exact = geometry.reason or f"exact with a halo of {geometry.halo_px} px"
+    how = "measured" if geometry.measured else "from its layers"
+    exact = geometry.reason or f"exact with a halo of {geometry.halo_px} px, {how}"
     print_rows(
         [
             ("model", spec.name),

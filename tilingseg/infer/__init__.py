@@ -14,7 +14,13 @@ from tilingseg.infer.choice import (
     make_engine,
     measure_speed,
 )
-from tilingseg.infer.devices import choose_devices, choose_precision
+from tilingseg.infer.devices import (
+    choose_devices,
+    choose_precision,
+    device_bytes,
+    n_threads,
+    threads_divided,
+)
 from tilingseg.infer.engine import Engine, TorchEngine
 from tilingseg.infer.exports import write_exports
 from tilingseg.infer.halving import HalvingEngine
@@ -40,11 +46,14 @@ __all__ = [
     "choose_engine",
     "choose_precision",
     "common_parts",
+    "device_bytes",
     "freed_memory_kept",
     "int8_difference",
     "make_engine",
     "measure_speed",
+    "n_threads",
     "predict",
     "resident_bytes",
+    "threads_divided",
     "write_exports",
 ]

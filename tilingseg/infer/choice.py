@@ -22,7 +22,7 @@ import torch
 
 from tilingseg import __version__
 from tilingseg.errors import DependencyError, ModelError, PlanError
-from tilingseg.infer.devices import choose_precision
+from tilingseg.infer.devices import choose_precision, n_threads
 from tilingseg.infer.engine import TorchEngine
 from tilingseg.infer.graph_engine import GraphEngine, GraphOptions, make_graph
 from tilingseg.infer.runtimes import RUNTIMES, is_installed, require_runtime, runtime_version
@@ -132,7 +132,7 @@ def make_engine(
     options = GraphOptions(
         runtime=require_runtime(choice.engine),
         precision=choice.precision,
-        threads=torch.get_num_threads(),
+        threads=n_threads(),
         parts=parts,
     )
     return GraphEngine(model.module, model.spec, scaling, options)
@@ -176,7 +176,7 @@ def probabilities_of(model: LoadedModel, choice: EngineChoice) -> tuple[torch.Te
     pixels = calibration_tile(model)
     valid = np.ones((1, *pixels.shape[2:]), dtype=bool)
     whole = slice(None), slice(None)
-    n_threads = torch.get_num_threads()
+    threads = n_threads()
     torch.set_num_threads(1)
     try:
         engine = _make(model, choice)
@@ -186,7 +186,7 @@ def probabilities_of(model: LoadedModel, choice: EngineChoice) -> tuple[torch.Te
             engine.probabilities(pixels, valid, whole)
             seconds.append(time.process_time() - start)
     finally:
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(threads)
     return found, min(seconds)
 
 

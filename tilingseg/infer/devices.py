@@ -1,10 +1,16 @@
-"""Which devices share a run, and in which precision they compute."""
+"""Which devices share a run, what they have, and in which precision they compute."""
 
 from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from tilingseg.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def choose_devices(wish: str) -> tuple[str, ...]:
@@ -55,3 +61,35 @@ def choose_precision(wish: str, device: str) -> str:
     if wish == "fp16" and kind == "cpu":
         raise PlanError("fp16 is no precision for a CPU; use --precision fp32 or bf16")
     return wish
+
+
+def device_bytes(devices: tuple[str, ...]) -> int | None:
+    """Return the memory of the smallest of several GPUs, bytes; None: it is not known.
+
+    All of it and not what is free at the moment: a run that goes on later, or on another worker,
+    must come to the same tiles. Where other programs hold too much, `HalvingEngine` helps.
+    """
+    if torch.device(devices[0]).type != "cuda":
+        return None
+    return min(torch.cuda.mem_get_info(name)[1] for name in devices)
+
+
+def n_threads() -> int:
+    """Return the processor threads that an engine made in this thread takes."""
+    return torch.get_num_threads()
+
+
+@contextmanager
+def threads_divided(devices: tuple[str, ...]) -> Iterator[None]:
+    """Give each of several workers on one processor its share of the threads.
+
+    Args:
+        devices: one for each worker, whose threads begin inside.
+    """
+    before = n_threads()
+    n_workers = sum(torch.device(name).type == "cpu" for name in devices)
+    torch.set_num_threads(max(1, before // max(1, n_workers)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

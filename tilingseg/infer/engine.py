@@ -16,7 +16,7 @@ import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from tilingseg.infer.activation import activate, check_shape
-from tilingseg.infer.steady import steady
+from tilingseg.infer.steady import STEADY_KERNELS, steady
 from tilingseg.infer.tally import upload_clock
 from tilingseg.infer.upload import Upload
 from tilingseg.model.core import core_logits
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from tilingseg.records import Scaling
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+MAX_COMPILED = 4096
+"""Forms of the network that may be compiled in one process: nine parts, each for every batch size
+and shape of tile that scenes come in."""
 
 Forward = Callable[[torch.nn.Module, torch.Tensor, "Part"], torch.Tensor]
 Part = tuple[slice, slice]
@@ -96,7 +100,7 @@ class TorchEngine:
         self._upload = Upload(self._device)
         self._forward: Forward = core_logits
         if compiled:
-            self._forward = torch.compile(core_logits, dynamic=False)
+            self._forward = _compiled()
 
     @torch.inference_mode()
     def probabilities(
@@ -121,7 +125,7 @@ class TorchEngine:
         with upload_clock():
             on_device, known = self._upload(pixels), self._upload(valid)
         batch = normalize(on_device, known, self._scaling, self._spec)
-        with self._autocast():
+        with self._settings():
             logits = self._forward(self._module, batch, part)
         height, width = (
             len(range(*cut.indices(n))) for cut, n in zip(part, pixels.shape[2:], strict=True)
@@ -129,7 +133,24 @@ class TorchEngine:
         check_shape(tuple(logits.shape), (len(pixels), self._spec.n_outputs, height, width))
         return activate(logits, self._spec.activation)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=self._dtype)
+    def _settings(self) -> contextlib.ExitStack:
+        """Return what the forward pass is to happen in."""
+        settings = contextlib.ExitStack()
+        if self._device.type == "cuda":
+            settings.enter_context(STEADY_KERNELS)
+        if self._dtype != torch.float32:
+            settings.enter_context(torch.autocast(self._device.type, dtype=self._dtype))
+        return settings
+
+
+def _compiled() -> Forward:
+    """Return a forward pass that PyTorch compiles for each shape and part.
+
+    Beyond a number of these it would run what comes then uncompiled, with other bits: which parts,
+    would depend on the order in which regions come.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MAX_COMPILED)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, MAX_COMPILED)
+    forward: Forward = torch.compile(core_logits, dynamic=False)
+    return forward

@@ -1,6 +1,13 @@
-"""A network that gives the same bits with any number of processor threads."""
+"""A network that gives the same bits each time, with any number of processor threads.
+
+On a GPU, cuDNN may choose its kernels by timing them, and computes float32 with ten bits of
+mantissa unless told otherwise: then two runs, or two workers, differ.
+"""
 
 from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
 
 import torch
 
@@ -43,3 +50,34 @@ def steady(module: torch.nn.Module) -> None:
                 setattr(module, name, _Pointwise(child))
         else:
             steady(child)
+
+
+class SteadyKernels:
+    """While any thread is inside, cuDNN takes the same kernels each time, and all of float32."""
+
+    def __init__(self) -> None:
+        """Leave the settings alone until somebody enters."""
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._settings = ExitStack()
+
+    def __enter__(self) -> None:
+        """Change the settings, once for all who are inside."""
+        with self._lock:
+            if not self._n_inside:
+                wanted = torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                )
+                self._settings.enter_context(wanted)
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Give the settings back that were there before."""
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                self._settings.close()
+
+
+STEADY_KERNELS = SteadyKernels()
+"""The one for all engines of this process: the settings are those of the process."""

@@ -43,4 +43,5 @@ def common_geometry(models: tuple[LoadedModel, ...]) -> Geometry:
         reason=next((part.reason for part in parts if part.reason is not None), None),
         bytes_per_px=max(part.bytes_per_px for part in parts),
         core_share=sum(part.core_share for part in parts) / len(parts),
+        measured=any(part.measured for part in parts),
     )

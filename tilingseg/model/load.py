@@ -29,8 +29,8 @@ from tilingseg.atomic import write_whole
 from tilingseg.errors import ModelError
 from tilingseg.model.deeplab import DeepLab, DeepLabOptions
 from tilingseg.model.fcn import FCN, FcnOptions
-from tilingseg.model.halo import network_geometry
 from tilingseg.model.packing import packed, unpacked
+from tilingseg.model.reach import geometry_of
 from tilingseg.model.spec import METADATA_KEY, Geometry, ModelSpec
 from tilingseg.model.unet import UNet, UNetOptions
 
@@ -134,7 +134,7 @@ def load_model(
     fold_batch_norm(module.eval())
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    geometry = network_geometry(module, len(spec.bands))
+    geometry = geometry_of(module, len(spec.bands), digest)
     return LoadedModel(spec=spec, module=module, geometry=geometry, sha256=digest)
 
 

@@ -135,3 +135,5 @@ class Geometry:
     the input and the output but without the weights and what a kernel borrows."""
     core_share: float = 0.0
     """Share of a forward pass that is done for the used part of a tile alone, 0…1."""
+    measured: bool = False
+    """Found by running the network, for want of layers that can be read."""
