@@ -10,6 +10,7 @@ from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.plan import ModelUse, RunPlan, estimate_run, plan_identity
 from tilingseg.records import Band, Georef, Scene, describe_changes
 from tilingseg.tiling import (
+    BASE_BYTES,
     EXACT_FACTOR,
     PASS_BYTES,
     REGION_PX,
@@ -123,7 +124,22 @@ class TestTiles:
                 plan_tiles(make_scene(side, side), geometry, TilingOptions(), 512).forward_bytes
                 for side in (4096, 16384)
             )
-            assert large <= 1.01 * small
+            assert BASE_BYTES + large <= 1.05 * (BASE_BYTES + small)
+
+    @pytest.mark.parametrize(("height", "width"), [(4096, 4096), (3000, 5000), (1000, 5000)])
+    def test_are_no_larger_than_their_number_needs(self, height, width):
+        grid = plan_tiles(make_scene(height, width), EXACT, TilingOptions(), 512).grid
+        smaller = replace(grid, tile_size_px=grid.tile_size_px - grid.multiple_px)
+        assert len(smaller) > len(grid) > 1
+
+    def test_without_a_halo_are_whole_blocks_of_files(self):
+        flat = replace(EXACT, halo_px=0, multiple_px=1)
+        assert plan_tiles(make_scene(), flat, TilingOptions(), 512).grid.tile_size_px % 128 == 0
+
+    def test_of_one_scene_cost_no_less_than_the_scene(self):
+        reason = plan_tiles(make_scene(600, 600), EXACT, TilingOptions(), 512).reasons.tile
+        assert float(reason.split()[0]) >= 1
+        assert "the whole scene in one" in reason
 
     def test_are_blended_where_exact_ones_need_many_times_the_memory(self):
         far = replace(EXACT, halo_px=1024, bytes_per_px=400.0)
@@ -265,7 +281,7 @@ class TestRegions:
 
     @pytest.mark.parametrize(
         ("height", "width", "least", "most"),
-        [(300, 400, 1, 1), (2300, 2980, 2, 16), (9000, 9000, 9, 25), (65536, 65536, 225, 289)],
+        [(300, 400, 1, 1), (2300, 2980, 2, 16), (9000, 9000, 9, 25), (65536, 65536, 225, 361)],
     )
     def test_what_is_lost_with_a_kill_is_a_share_of_the_scene(self, height, width, least, most):
         plan = make_plan(make_scene(height, width))
