@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 
 import pytest
 
@@ -93,3 +95,21 @@ def test_the_models_in_the_box_are_listed(tmp_path):
     unknown = tilingseg("models", "nothing", cwd=tmp_path)
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("error: no model 'nothing' comes with the package; there are")
+
+
+@pytest.mark.parametrize("name", available_models())
+def test_a_bundled_model_is_small_and_its_card_is_about_it(call, name):
+    code, card, _ = call("models", name)
+    assert code == 0
+    model = load_model(name)
+    folder = files("tilingseg.model") / "weights"
+    assert len((folder / f"{name}.safetensors").read_bytes()) <= 8e6
+    assert f"`{model.sha256}`" in card
+    limits = zip(model.spec.classes, model.spec.thresholds, strict=True)
+    assert f"thresholds: {', '.join(f'{of} {value:g}' for of, value in limits)};" in card
+    assert all(f"- {source}\n" in card for source in model.spec.sources)
+    assert "## Limits\n" in card
+    assert "## Not to be used\n" in card
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", card)
+    assert len(pictures) == len(model.spec.classes)
+    assert all((folder / picture).is_file() for picture in pictures)
