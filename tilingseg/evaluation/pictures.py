@@ -7,6 +7,7 @@ put together on one sheet.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.evaluation.measure import ClassCounts, WindowCounts
+
+    _Ranked = tuple[float, str, ClassCounts, WindowCounts]
 
 N_SHOWN = 5
 LEAST_SHARE = 0.02
@@ -90,7 +93,7 @@ def write_agreement(
 
 
 def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
-    """Write one sheet for each class: its best windows above, its worst ones below.
+    """Write one sheet for each class: its best windows above, its worst ones below, of all regions.
 
     Args:
         out: folder of the evaluation.
@@ -109,14 +112,25 @@ def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
             continue
         # Where there are few windows, none stands in both rows.
         half = len(ranked) // 2
-        rows = (ranked[half:][: -N_SHOWN - 1 : -1], ranked[:half][:N_SHOWN])
+        rows = (_by_turns(reversed(ranked[half:])), _by_turns(ranked[:half]))
         names.append(f"windows_{class_name}.png")
         with whole(out / names[-1]) as part:
             _sheet(rows).quantize(256).save(part, "PNG", optimize=True)
     return tuple(names)
 
 
-def _ranked(counts: Iterable[ClassCounts]) -> list[tuple[float, str, ClassCounts, WindowCounts]]:
+def _by_turns(ranked: Iterable[_Ranked]) -> list[_Ranked]:
+    """Take the first window of every region, then the second ones: a large one would fill all."""
+    seen = Counter[str]()
+    rounds: list[tuple[int, _Ranked]] = []
+    for row in ranked:
+        region = row[2].region
+        rounds.append((seen[region], row))
+        seen[region] += 1
+    return [row for _, row in sorted(rounds, key=lambda turn: turn[0])[:N_SHOWN]]
+
+
+def _ranked(counts: Iterable[ClassCounts]) -> list[_Ranked]:
     """Return the windows that hold enough ground and enough of the class, the worst first."""
     windows = [(item, window) for item in counts for window in item.windows]
     enough = _LEAST_KNOWN * max((window.pixels.n_known for _, window in windows), default=0)
@@ -128,9 +142,7 @@ def _ranked(counts: Iterable[ClassCounts]) -> list[tuple[float, str, ClassCounts
     return sorted(rows, key=lambda row: (*row[:2], row[3].window.row, row[3].window.col))
 
 
-def _sheet(
-    rows: Sequence[list[tuple[float, str, ClassCounts, WindowCounts]]],
-) -> Image.Image:
+def _sheet(rows: Sequence[list[_Ranked]]) -> Image.Image:
     cell = SHOWN_PX + 4
     height, width = 2 * (2 * cell + _TEXT_PX) + _TEXT_PX, max(map(len, rows)) * cell
     sheet = Image.new("RGB", (width, height), "white")
