@@ -131,7 +131,7 @@ class TestRun:
         assert plan["tiling"]["grid"]["overlap_px"] == 32
         assert plan["tiling"]["stitching"] == "hann"
         assert plan["tiling"]["batch_size"] == 3
-        assert plan["tiling"]["reasons"]["tile"] == "asked for"
+        assert plan["tiling"]["reasons"]["tile"].startswith("asked for: ")
         assert plan["model"]["engine_reason"]
         assert plan["model"]["thresholds"] == [0.4, 0.6]
         assert plan["model"]["class_indexes"] == [1]
@@ -207,12 +207,14 @@ class TestPlan:
     def test_names_the_overlap_of_several_tiles(self, call, model, scene):
         code, out, _ = call("plan", scene, "--model", model, "--tile-size", 96)
         assert code == 0
-        assert re.search(r"tiles +\d+ of 96 × 96 px, overlap \d+ px: asked for", out)
+        assert re.search(r"tiles +\d+ of 96 × 96 px, overlap \d+ px; asked for: \d", out)
 
     def test_says_why_sizes_are_what_they_are(self, call, model, scene):
         code, out, _ = call("plan", scene, "--model", model, "--device", "cpu")
         assert code == 0
-        assert re.search(r"tiles .*: \d\.\d\d × the scene's work for \d+ MB a pass", out)
+        assert re.search(
+            r"tiles .*; the whole scene in one: \d\.\d\d × the scene's work, \d+ MB", out
+        )
         assert re.search(r"batches +1 tile: a processor gains nothing by more", out)
         assert re.search(r"regions +1 of [\d,]+ px: about 16 a scene", out)
 

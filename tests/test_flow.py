@@ -315,10 +315,10 @@ class TestOverwriting:
 
 class TestInterruption:
     def test_goes_on_with_the_missing_regions(self, tmp_path, model, scene, monkeypatch):
-        import tilingseg.plan
+        import tilingseg.tiling
 
-        monkeypatch.setattr(tilingseg.plan, "REGION_PX", 256)
-        monkeypatch.setattr(tilingseg.plan, "CHUNK_PX", 64)
+        monkeypatch.setattr(tilingseg.tiling, "REGION_PX", 256)
+        monkeypatch.setattr(tilingseg.tiling, "CHUNK_PX", 64)
         run(scene, tmp_path / "whole", options=options_for(model))
 
         def interrupt(stage, n_done, total):

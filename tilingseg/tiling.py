@@ -220,29 +220,33 @@ def _cheapest_size(
     scene: Scene, geometry: Geometry, limits: PassLimits, overlap: int
 ) -> tuple[int, str]:
     """Return the tile size with the least price that the memory allows, px, and why."""
-    multiple, share, priced = geometry.multiple_px, geometry.core_share, []
-    scene_px = scene.height * scene.width  # what the cores of all tiles are together
+    priced: list[tuple[float, int, int]] = []
     for core in CORE_SIZES_PX:
-        size = _rounded(core + overlap, multiple)
+        size = _rounded(core + overlap, geometry.multiple_px)
         if overlap:  # without, tiles of round sizes are whole blocks of files
             size = _fitted(_grid(scene, geometry, size, overlap))
         grid = _grid(scene, geometry, size, overlap)
-        tiles_px = len(grid) * grid.tile_shape[0] * grid.tile_shape[1]
-        work = (1 - share) * tiles_px + share * scene_px + len(grid) * TILE_COST_PX
         forward_bytes = _forward_bytes(grid, geometry, exact=True)
-        price = work * (BASE_BYTES + forward_bytes) ** WORTH_MEMORY
-        priced.append((price, size, work / scene_px, forward_bytes))
-    fitting = [it for it in priced if it[3] <= limits.memory_bytes]
+        price = _work(grid, geometry, exact=True) * (BASE_BYTES + forward_bytes) ** WORTH_MEMORY
+        priced.append((price, size, forward_bytes))
+    most = f"{limits.memory_bytes / 1e6:,.0f} MB"
+    fitting = [it for it in priced if it[2] <= limits.memory_bytes]
     if not fitting:
-        size = priced[0][1]
-        return size, f"the smallest, and more than the {limits.memory_bytes / 1e6:,.0f} MB meant"
-    _, size, ratio, forward_bytes = min(fitting)
-    why = f"{ratio:.2f} × the scene's work for {forward_bytes / 1e6:,.0f} MB a pass"
+        return priced[0][1], f"the smallest, none keeps to {most}"
+    size = min(fitting)[1]
     if min(priced)[1] > size:
-        return size, f"{why}, larger ones need more than {limits.memory_bytes / 1e6:,.0f} MB"
+        return size, f"larger ones need more than {most}"
     if len(_grid(scene, geometry, size, overlap)) == 1:
-        return size, f"{why}, the whole scene in one"
-    return size, f"{why}, the best of {len(priced)} sizes by work and memory"
+        return size, "the whole scene in one"
+    return size, f"the best of {len(priced)} sizes by work and memory"
+
+
+def _work(grid: TileGrid, geometry: Geometry, *, exact: bool) -> float:
+    """Return what the network does for all tiles, as a multiple of what it does for the scene."""
+    share = geometry.core_share if exact else 0.0
+    scene_px = grid.height * grid.width  # what the cores of all tiles are together
+    tiles_px = len(grid) * grid.tile_shape[0] * grid.tile_shape[1]
+    return (1 - share) * tiles_px / scene_px + share + len(grid) * TILE_COST_PX / scene_px
 
 
 def _fitted(grid: TileGrid) -> int:
@@ -300,7 +304,12 @@ def _tiling(
     limits: PassLimits,
     why_size: str,
 ) -> Tiling:
-    tile_bytes = _forward_bytes(grid, geometry, exact=stitching == "exact")
+    exact = stitching == "exact"
+    tile_bytes, work = (
+        _forward_bytes(grid, geometry, exact=exact),
+        _work(grid, geometry, exact=exact),
+    )
+    why_size += f": {work:.2f} × the scene's work, {tile_bytes / 1e6:,.0f} MB a tile"
     batch_size, why_batch = _batch_size(grid, tile_bytes, options.batch_size, limits)
     region_px, why_region = _region_px(grid, stitching, batch_size)
     if options.region_px:

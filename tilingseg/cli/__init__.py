@@ -153,7 +153,7 @@ def plan(scene: str, **wishes: Any) -> None:
     print_rows(
         [
             ("stitching", f"{tiling.stitching}: {tiling.reason}"),
-            ("tiles", f"{len(grid):,} of {height} × {width} px, {shared}: {why.tile}"),
+            ("tiles", f"{len(grid):,} of {height} × {width} px, {shared}; {why.tile}"),
             ("batches", f"{size} tile{'s' * (size > 1)}: {why.batch}"),
             ("regions", f"{job.plan.n_regions:,} of {job.plan.region_px:,} px: {why.region}"),
             ("inferred", f"{estimate.inferred_ratio:.2f} × the pixels of the scene"),
