@@ -254,6 +254,10 @@ class TestEstimate:
         plan = replace(plan, model=replace(plan.model, device_type="cuda"))
         one, two = (estimate_run(plan, 1.0, 2, n_devices=n) for n in (1, 2))
         assert two.seconds == one.seconds / 2
+        assert two.device_bytes == one.device_bytes > plan.tiling.forward_bytes
+        on_cpu = estimate_run(make_plan(), 1.0, 2)
+        assert on_cpu.device_bytes == 0
+        assert on_cpu.memory_bytes == one.memory_bytes + one.device_bytes
 
 
 class TestRegions:

@@ -160,6 +160,8 @@ class Estimate:
     """Pixels that go through the network for each pixel of the extent."""
     memory_bytes: int
     """Peak memory of the process, bytes."""
+    device_bytes: int
+    """Peak memory of each GPU, bytes; 0 where the network runs in the process's own."""
     seconds: float
     """Time in the network, seconds."""
 
@@ -181,11 +183,14 @@ def estimate_run(plan: RunPlan, forward_s: float, workers: int, n_devices: int =
     read_bytes = (workers + 2 * tiling.batch_size) * height * width * (n_bands * item_bytes + 2)
     band_px = min(height, plan.extent.height) * min(plan.region_px, plan.extent.width)
     band_bytes = band_px * (3 * 4 * n_classes + 2)
-    device_bytes = tiling.forward_bytes + read_bytes + band_bytes
+    network_bytes = tiling.forward_bytes + band_bytes
+    on_gpu = plan.model.device_type == "cuda"
+    worker_bytes = read_bytes + (0 if on_gpu else network_bytes)
     n_at_once = 1 if plan.model.device_type == "cpu" else n_devices
     return Estimate(
         inferred_ratio=n_tiles * height * width / plan.extent.area,
-        memory_bytes=PROCESS_BYTES + n_devices * device_bytes,
+        memory_bytes=PROCESS_BYTES + n_devices * worker_bytes,
+        device_bytes=network_bytes if on_gpu else 0,
         seconds=n_tiles / tiling.batch_size * forward_s / n_at_once,
     )
 

@@ -147,7 +147,8 @@ def plan(scene: str, **wishes: Any) -> None:
     estimate = estimate_job(job)
     print_scene(job)
     tiling, grid = job.plan.tiling, job.plan.grid
-    size, why = tiling.batch_size, tiling.reasons
+    size, why, bytes_ = tiling.batch_size, tiling.reasons, estimate.device_bytes
+    on_device = f", {bytes_ / 1e9:.1f} GB of each device" if bytes_ else ""
     height, width = grid.tile_shape
     shared = f"overlap {grid.overlap_px} px" if len(grid) > 1 else "no overlap"
     print_rows(
@@ -159,7 +160,7 @@ def plan(scene: str, **wishes: Any) -> None:
             ("inferred", f"{estimate.inferred_ratio:.2f} × the pixels of the scene"),
             ("device", f"{', '.join(job.devices)}, {job.plan.model.precision}"),
             ("engine", f"{job.plan.model.engine}: {job.plan.model.engine_reason}"),
-            ("memory", f"about {estimate.memory_bytes / 1e9:.1f} GB"),
+            ("memory", f"about {estimate.memory_bytes / 1e9:.1f} GB{on_device}"),
             ("time", f"about {duration(estimate.seconds)} of inference"),
         ]
     )
