@@ -108,9 +108,9 @@ def test_a_parameter_without_a_gradient_stays(pair):
     assert isinstance(optimizer, MuonWithAdamW)
 
 
-def test_adamw_is_the_rule_where_nothing_is_said():
+def test_adamw_is_pytorchs_own():
     network = make_network()
-    optimizer = make_optimizer(network, Schedule(steps=1))
+    optimizer = make_optimizer(network, Schedule(steps=1, optimizer="adamw"))
     assert type(optimizer) is torch.optim.AdamW
     decays = [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
     assert decays == [(1e-2, 4), (0.0, 6)]

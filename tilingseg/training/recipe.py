@@ -130,10 +130,11 @@ class Schedule:
     """Draw from this many places, chosen by the seed, as if no more were labelled; 0: from
     anywhere. The size of a window is then its ground, if `scale` is at most 1 and `rotation_deg`
     is 0."""
-    optimizer: Literal["muon", "adamw"] = "adamw"
+    optimizer: Literal["muon", "adamw"] = "muon"
     """Rule of the steps: `muon` learns from fewer of them and costs a seventh more for each."""
-    learning_rate: float = 1e-3
-    """Highest rate, after the warm-up; it falls along a cosine to a hundredth of that."""
+    learning_rate: float = 5e-3
+    """Highest rate, after the warm-up; it falls along a cosine to a hundredth of that. About 1e-3
+    for `adamw`."""
     warmup_steps: int = 100
     """Updates over which the rate rises from 0."""
     weight_decay: float = 1e-2
