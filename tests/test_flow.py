@@ -478,6 +478,7 @@ def test_rows_that_cannot_be_stored_are_named(scene, model, tmp_path, monkeypatc
     monkeypatch.setattr(WorkStore, "write", fail)
     with pytest.raises(OutputError, match=r"rows \d+–\d+ px cannot be stored: codec broke"):
         run(scene, tmp_path / "out", options=options_for(model, engine="torch"))
+    assert not list((tmp_path / "out" / WORK / "done").iterdir())
 
 
 @pytest.mark.skipif(not is_installed("onnx"), reason="the extra onnx is not installed")

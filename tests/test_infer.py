@@ -19,6 +19,7 @@ from tilingseg.infer import (
     FrugalEngine,
     HalvingEngine,
     MeanEngine,
+    Reading,
     Tally,
     TileSource,
     TorchEngine,
@@ -80,6 +81,10 @@ def source_of(reader, pool, *, whole_tile=False, area=None):
     )
 
 
+def reading_of(grid, reader, pool):
+    return Reading(rows_of(grid), source_of(reader, pool))
+
+
 class TestPredict:
     @settings(deadline=None, max_examples=30)
     @given(grids(max_side_px=40), st.integers(1, 5))
@@ -88,8 +93,7 @@ class TestPredict:
         tally = Tally()
         rows = list(
             predict(
-                rows_of(grid),
-                source_of(ArrayReader(pixels), pool),
+                Reading(rows_of(grid), source_of(ArrayReader(pixels), pool)),
                 IdentityEngine(),
                 batch_size,
                 tally,
@@ -110,25 +114,44 @@ class TestPredict:
     def test_blended_tiles_give_all_of_themselves_inside_the_scene(self, pool, grid):
         pixels = random_pixels(grid.height, grid.width)
         source = source_of(ArrayReader(pixels), pool, whole_tile=True)
-        groups = predict(rows_of(grid), source, IdentityEngine(), 3, Tally())
+        groups = predict(Reading(rows_of(grid), source), IdentityEngine(), 3, Tally())
         for prediction in (p for group in groups for p in group):
             w = prediction.window
             assert w == prediction.tile.window.intersection(grid.scene_window)
             expected = pixels[:, w.row : w.row_stop, w.col : w.col_stop] / np.float32(255)
             assert np.array_equal(prediction.probability, expected)
 
+    def test_the_first_tile_is_read_before_it_is_asked_for_and_the_next_region_after_the_last(
+        self, pool
+    ):
+        grid = TileGrid(height=20, width=30, tile_size_px=10, overlap_px=0)
+        pixels, order = random_pixels(20, 30), []
+        source = replace(
+            source_of(ArrayReader(pixels), pool), seen=lambda window, *_: order.append(window)
+        )
+        reading = Reading(rows_of(grid), source, lambda: order.append("next"))
+        reading.begin()
+        while not order:
+            time.sleep(0.001)
+        assert order == [grid.tile(0, 0).core]
+        rows = list(predict(reading, IdentityEngine(), 1, Tally()))
+        assert [p.tile.index for row in rows for p in row] == list(range(6))
+        assert order.count("next") == 1
+        assert len(order) == 7
+        assert "next" in order[1:]
+
     def test_batches_end_with_the_tile_row(self, pool):
         grid = TileGrid(height=20, width=30, tile_size_px=10, overlap_px=0)
         engine = IdentityEngine()
         reader = ArrayReader(random_pixels(20, 30))
-        list(predict(rows_of(grid), source_of(reader, pool), engine, 2, Tally()))
+        list(predict(reading_of(grid, reader, pool), engine, 2, Tally()))
         assert engine.batches == [2, 1, 2, 1]
 
     def test_batches_hold_tiles_that_use_the_same_part(self, pool):
         grid = TileGrid(height=14, width=54, tile_size_px=14, overlap_px=4)
         engine = IdentityEngine()
         reader = ArrayReader(random_pixels(14, 54))
-        list(predict(rows_of(grid), source_of(reader, pool), engine, 8, Tally()))
+        list(predict(reading_of(grid, reader, pool), engine, 8, Tally()))
         # the first tile has no halo on its left, the last one is anchored inward
         assert engine.batches == [1, 4, 1]
 
@@ -137,7 +160,7 @@ class TestPredict:
         valid = np.ones((30, 10), dtype=bool)
         valid[10:20] = False
         tally, reader = Tally(), ArrayReader(random_pixels(30, 10), valid)
-        rows = list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, tally))
+        rows = list(predict(reading_of(grid, reader, pool), IdentityEngine(), 4, tally))
         assert [row[0].probability is None for row in rows] == [False, True, False]
         assert (tally.n_tiles, tally.n_tiles_nodata, tally.n_tiles_outside) == (2, 1, 0)
 
@@ -147,7 +170,7 @@ class TestPredict:
         valid[:10] = True
         tally = Tally()
         reader = ArrayReader(random_pixels(60, 10), valid, has_overview=True)
-        rows = list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, tally))
+        rows = list(predict(reading_of(grid, reader, pool), IdentityEngine(), 4, tally))
         # the second tile reads data in its halo and none to write
         assert [window.row for window in reader.windows] == [0, 8]
         assert [row[0].probability is None for row in rows] == [False] + [True] * 5
@@ -159,7 +182,7 @@ class TestPredict:
         valid[10:20] = False
         tally, reader = Tally(), ArrayReader(random_pixels(30, 10), valid)
         source = source_of(reader, pool, whole_tile=True)
-        list(predict(rows_of(grid), source, IdentityEngine(), 4, tally))
+        list(predict(Reading(rows_of(grid), source), IdentityEngine(), 4, tally))
         assert tally.n_tiles == 3
 
     def test_tiles_outside_the_area_are_not_read(self, pool):
@@ -168,7 +191,7 @@ class TestPredict:
         grid = TileGrid(height=40, width=40, tile_size_px=10, overlap_px=0)
         tally, reader = Tally(), ArrayReader(random_pixels(40, 40))
         source = source_of(reader, pool, area=box(12, 12, 18, 28))
-        rows = list(predict(rows_of(grid), source, IdentityEngine(), 4, tally))
+        rows = list(predict(Reading(rows_of(grid), source), IdentityEngine(), 4, tally))
         assert len(reader.windows) == tally.n_tiles == 2
         assert tally.n_tiles_outside == 14
         written = sum(int(p.valid.sum()) for row in rows for p in row)
@@ -178,7 +201,7 @@ class TestPredict:
         grid = TileGrid(height=40, width=40, tile_size_px=10, overlap_px=0)
         reader = ArrayReader(random_pixels(40, 40), fail_at=6)
         with pytest.raises(TileError, match=r"tile \d+ at row \d+ px.*block 7 is damaged"):
-            list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(), 4, Tally()))
+            list(predict(reading_of(grid, reader, pool), IdentityEngine(), 4, Tally()))
 
     @pytest.mark.parametrize("kind", [ValueError, EOFError, AssertionError, ImportError])
     @pytest.mark.parametrize("fails_in", ["read", "may_hold_data", "network"])
@@ -197,14 +220,14 @@ class TestPredict:
         with pytest.raises(
             TileError, match=f"tile 0 at row 0 px, column 0 px: {words}no such layer$"
         ):
-            list(predict(rows_of(grid), source_of(reader, pool), engine, 4, Tally()))
+            list(predict(reading_of(grid, reader, pool), engine, 4, Tally()))
 
     def test_out_of_memory_halves_the_batch_and_gives_the_same_numbers(self, pool):
         grid = TileGrid(height=10, width=70, tile_size_px=10, overlap_px=0)
         reader = ArrayReader(random_pixels(10, 70))
         small = IdentityEngine(limit=2)
         rows = [
-            list(predict(rows_of(grid), source_of(reader, pool), engine, 7, Tally()))
+            list(predict(reading_of(grid, reader, pool), engine, 7, Tally()))
             for engine in (IdentityEngine(), HalvingEngine(small, PIXELS))
         ]
         assert small.batches == [1] * 7
@@ -224,11 +247,7 @@ class TestPredict:
 
         engine = Moody()
         found, expected = (
-            [
-                p
-                for group in predict(rows_of(grid), source_of(reader, pool), e, 6, Tally())
-                for p in group
-            ]
+            [p for group in predict(reading_of(grid, reader, pool), e, 6, Tally()) for p in group]
             for e in (HalvingEngine(engine, PIXELS), IdentityEngine())
         )
         assert engine.n_refused > 0
@@ -240,7 +259,7 @@ class TestPredict:
         grid = TileGrid(height=10, width=10, tile_size_px=10, overlap_px=0)
         reader = ArrayReader(random_pixels(10, 10))
         with pytest.raises(TileError, match="tile 0 .* smaller --tile-size"):
-            list(predict(rows_of(grid), source_of(reader, pool), IdentityEngine(0), 1, Tally()))
+            list(predict(reading_of(grid, reader, pool), IdentityEngine(0), 1, Tally()))
 
 
 class TestTorchEngine:

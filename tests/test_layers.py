@@ -18,13 +18,14 @@ MAY_IMPORT = {
     "atomic": {"errors", "places"},
     "memo": {"atomic", "errors"},
     "folder_lock": {"errors", "places"},
+    "background": set(),
     "grid": {"errors"},
     "records": set(),
     "progress": {"errors", "records"},
     "tiling": {"errors", "grid", "records"},
     "plan": {"grid", "records", "tiling"},
     "area": {"errors", "grid"},
-    "quicklook": set(),
+    "quicklook": {"records"},
     "scaling": {"errors", "records"},
     "model": {"atomic", "errors", "memo", "records"},
     "readers": {"errors", "grid", "places", "records"},
@@ -43,8 +44,8 @@ MAY_IMPORT = {
     },
     "mask_flow": {"errors", "output_folder", "progress", "readers", "vector_outputs"},
     "outputs": {
-        *("atomic", "errors", "export", "output_folder", "places", "plan", "progress"),
-        *("quicklook", "records", "vector_outputs"),
+        *("atomic", "background", "errors", "export", "output_folder", "places", "plan"),
+        *("progress", "quicklook", "records", "vector_outputs"),
     },
     "job": {
         *("area", "errors", "infer", "model", "output_folder", "places", "plan", "readers"),
@@ -52,8 +53,9 @@ MAY_IMPORT = {
     },
     "request": {"job", "model", "places", "records"},
     "flow": {
-        *("area", "errors", "folder_lock", "infer", "job", "output_folder", "outputs"),
-        *("progress", "quicklook", "readers", "records", "request", "scaling", "stitch", "store"),
+        *("area", "background", "errors", "folder_lock", "infer", "job", "output_folder"),
+        *("outputs", "progress", "quicklook", "readers", "records", "request", "scaling"),
+        *("stitch", "store"),
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {

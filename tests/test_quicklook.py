@@ -13,15 +13,24 @@ def window(row, row_stop, col, col_stop):
 
 
 def look(reader, lattice, regions, tiles):
-    """Show tiles to regions, each tile to all that it reaches."""
+    """Show tiles to regions, each tile to all that it reaches, and the mask in rows."""
     parts = []
     for core in regions:
         view = RegionView(lattice, core, reader.scene)
         for tile in tiles:
             if tile.intersection(core) is not None:
                 view.add(tile, *reader.read(tile))
+        for row in range(core.row, core.row_stop, 7):
+            rows = window(row, min(row + 7, core.row_stop), core.col, core.col_stop)
+            view.show(rows, mask_of(rows))
         parts.append((core, view.finish()))
     return put_together(lattice, reader.scene, parts)
+
+
+def mask_of(part):
+    """A mask whose values tell their row and column, and never nodata."""
+    rows = np.arange(part.row, part.row_stop) % 15 * 16
+    return (rows[:, None] + np.arange(part.col, part.col_stop) % 16).astype(np.uint8)
 
 
 def cut(length, at):
@@ -86,6 +95,17 @@ def test_every_pixel_is_written_once_however_the_scene_is_cut(rows, cols, side, 
         shown = found.pixels[axis] if axis else found.pixels[axis].T
         assert (shown >= edges[:-1]).all()
         assert (shown < edges[1:]).all()
+    rows, cols = lattice.edges()
+    for row, col in list(np.ndindex(*lattice.shape))[::97]:
+        covered = window(rows[row], rows[row + 1], cols[col], cols[col + 1])
+        assert found.mask[row, col] in mask_of(covered)
+
+
+def test_the_mask_is_that_of_the_middle():
+    whole = window(0, 60, 0, 80)
+    reader = ArrayReader(pixels_of((60, 80)))
+    found = look(reader, Lattice(extent=whole, side_px=16), [whole], [whole])
+    np.testing.assert_array_equal(found.mask, mask_of(whole)[2::5, 2::5])
 
 
 def test_what_does_not_count_stays_empty():

@@ -12,14 +12,25 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tilingseg.area import area_mask
+from tilingseg.background import Background
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.folder_lock import alone_in
-from tilingseg.infer import Tally, TileSource, freed_memory_kept, predict, threads_divided
+from tilingseg.infer import (
+    Reading,
+    Tally,
+    TileSource,
+    freed_memory_kept,
+    predict,
+    threads_divided,
+)
 from tilingseg.job import RunOptions, prepare, with_engine
 from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish
@@ -32,8 +43,7 @@ from tilingseg.stitch import Decision, stitch
 from tilingseg.store import RegionWriter, WorkStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from tilingseg.infer import Engine
@@ -102,41 +112,88 @@ def run_region(
     Raises:
         StoppedError: the watch was told to stop.
     """
-    plan, tally, n_valid = job.plan, Tally(), 0
-    exact = plan.tiling.stitching == "exact"
+    with Background("write") as writer:
+        hands = Hands(engine=engine, readers=pool, writer=writer)
+        return _infer(job, store, _started(job, region, pool), hands, watch).result()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Hands:
+    """What one device works with."""
+
+    engine: Engine
+    """The network."""
+    readers: ThreadPoolExecutor
+    """Threads for reading."""
+    writer: Background
+    """The thread for writing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Started:
+    """A region whose tiles are being read."""
+
+    region: Region
+    """Which part."""
+    reading: Reading
+    """Its tiles."""
+    view: RegionView
+    """What has been seen of it."""
+
+
+def _started(
+    job: Job, region: Region, readers: ThreadPoolExecutor, then: Callable[[], None] | None = None
+) -> Started:
+    """Make ready to read a region; `then` is called when its last tile is on its way."""
+    plan = job.plan
     view = RegionView(Lattice(extent=plan.extent), region.core, plan.scene)
     source = TileSource(
         reader=job.reader,
         area_mask=lambda window: area_mask(job.area, window),
-        whole_tile=not exact,
-        pool=pool,
+        whole_tile=plan.tiling.stitching != "exact",
+        pool=readers,
         read_ahead=job.workers + plan.tiling.batch_size,
         seen=view.add,
     )
+    return Started(region=region, reading=Reading(plan.tile_rows(region), source, then), view=view)
+
+
+def _infer(
+    job: Job, store: WorkStore, started: Started, hands: Hands, watch: Watch
+) -> Future[RegionReport]:
+    """Infer a region; its last rows are written and recorded while the next one is inferred."""
+    plan, region, tally, n_valid = job.plan, started.region, Tally(), 0
     decision = Decision(
         class_indexes=plan.model.class_indexes,
         thresholds=plan.model.thresholds,
         keeps_probability=store.keeps_probability,
     )
-    predictions = predict(plan.tile_rows(region), source, engine, plan.tiling.batch_size, tally)
-    writer = RegionWriter(store, region.core)
     start = time.perf_counter()
+    predictions = predict(started.reading, hands.engine, plan.tiling.batch_size, tally)
+    exact = plan.tiling.stitching == "exact"
     stitched = stitch(_watched(watch, predictions), plan.grid, region.core, decision, exact=exact)
-    # Written while the next rows are inferred; one write at a time bounds what waits for it.
-    with ThreadPoolExecutor(1, thread_name_prefix="write") as background:
-        written: Future[None] | None = None
-        for rows in stitched:
-            with tally.clock("idle"):
-                if written is not None:
-                    written.result()
-            written = background.submit(_write, writer, rows, tally)
-            n_valid += rows.n_valid
+    writer, written = RegionWriter(store, region.core), list[Future[None]]()
+    for rows in stitched:
+        started.view.show(rows.window, rows.mask)
         with tally.clock("idle"):
-            if written is not None:
-                written.result()
+            written.append(hands.writer.begin(partial(_write, writer, rows, tally)))
+        n_valid += rows.n_valid
     spent = time.perf_counter() - start
     tally.add("stitch", spent - tally.worker_s)
-    report = RegionReport(
+
+    def complete() -> RegionReport:
+        for rows_written in written:
+            rows_written.result()  # where it failed, the region is not complete
+        report = _region_report(region, tally, n_valid)
+        store.keep_view(region.index, started.view.finish())
+        store.complete(region.core, report)
+        return report
+
+    return hands.writer.begin(complete)
+
+
+def _region_report(region: Region, tally: Tally, n_valid: int) -> RegionReport:
+    return RegionReport(
         index=region.index,
         n_tiles=tally.n_tiles,
         n_tiles_nodata=tally.n_tiles_nodata,
@@ -144,9 +201,6 @@ def run_region(
         n_pixels_valid=n_valid,
         seconds=tuple((stage, round(spent, 3)) for stage, spent in tally.seconds.items()),
     )
-    store.keep_view(region.index, view.finish())
-    store.complete(region.core, report)
-    return report
 
 
 def _write(writer: RegionWriter, rows: StitchedRows, tally: Tally) -> None:
@@ -226,14 +280,26 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
             return None if watch.stopped else next(missing, None)
 
     def work(device: str) -> None:
-        engine: Engine | None = None
+        hands: Hands | None = None
+        upcoming = deque[Started]()
+
+        def begin_next() -> None:
+            if (region := take()) is not None:
+                upcoming.append(_started(job, region, readers, begin_next))
+                upcoming[-1].reading.begin()
+
         with (
-            ThreadPoolExecutor(job.workers, thread_name_prefix="read") as pool,
+            ThreadPoolExecutor(job.workers, thread_name_prefix="read") as readers,
+            Background("write") as writer,
             ExitStack() as lent,
         ):
-            while (region := take()) is not None:
-                engine = engine or lent.enter_context(job.lent_engine(device, store.scaling))
-                run_region(job, store, region, engine, pool, watch)
+            begin_next()
+            while upcoming:
+                if hands is None:
+                    engine = lent.enter_context(job.lent_engine(device, store.scaling))
+                    hands = Hands(engine=engine, readers=readers, writer=writer)
+                _infer(job, store, upcoming.popleft(), hands, watch)
+            writer.wait()
 
     with freed_memory_kept(), threads_divided(job.devices):
         with ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilingseg.atomic import put_in_place, write_whole
+from tilingseg.background import Background
 from tilingseg.errors import OutputError
 from tilingseg.export import (
     write_mask_cog,
@@ -43,9 +44,10 @@ from tilingseg.vector_outputs import Results, Wanted, write_vectors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from shapely.geometry.base import BaseGeometry
+
     from tilingseg.output_folder import OutputOptions
     from tilingseg.progress import Progress
-    from tilingseg.quicklook import Quicklook
     from tilingseg.records import RegionReport
     from tilingseg.store import WorkStore
     from tilingseg.vectorize.layers import Gathered
@@ -96,13 +98,14 @@ def publish(
         gathered=before.gathered,
     )
     with _workshop(store, folder) as waiting:
-        with results.clock("export"):
-            _write_rasters(store, waiting, options, results)
         with results.clock("vectorize"):
             outlines = write_vectors(store, wanted, waiting, options, results, progress)
-        with results.clock("preview"):
-            write_preview(waiting.preview, _quicklook(store), store, store.plan.extent, outlines)
-            results.outputs.append(("preview", str(waiting.preview)))
+        with Background("export") as beside:
+            rasters = beside.begin(lambda: _write_rasters(store, waiting, options, results))
+            with results.clock("preview"):
+                _write_preview(store, waiting, outlines)
+            results.outputs = [*rasters.result(), *results.outputs]
+        results.outputs.append(("preview", str(waiting.preview)))
     results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
     results.outputs.append(("report", str(folder.report)))
     text = _report_text(store, _report(store, results, before.n_resumed), before.request)
@@ -110,10 +113,11 @@ def publish(
     return finish(store, folder, text)
 
 
-def _quicklook(store: WorkStore) -> Quicklook:
+def _write_preview(store: WorkStore, folder: OutputFolder, outlines: list[BaseGeometry]) -> None:
     plan = store.plan
     parts = ((region.core, store.view(region.index)) for region in plan.regions())
-    return put_together(Lattice(extent=plan.extent), plan.scene, parts)
+    seen = put_together(Lattice(extent=plan.extent), plan.scene, parts)
+    write_preview(folder.preview, seen, len(store.classes), plan.extent, outlines)
 
 
 @contextmanager
@@ -191,20 +195,23 @@ def _report_of(text: str) -> RunReport:
 
 def _write_rasters(
     store: WorkStore, folder: OutputFolder, options: OutputOptions, results: Results
-) -> None:
-    extent, tags = store.plan.extent, _tags(store)
-    if "cog" in options.formats:
-        path = folder.of_layer("mask", ".tif")
-        write_mask_cog(path, store, extent, tags)
-        results.outputs += [("mask", str(path)), ("legend", f"{path}.aux.xml")]
-        if options.probability:
-            path = folder.of_layer("probability", ".tif")
-            write_probability_cog(path, store, extent, tags)
-            results.outputs.append(("probability", str(path)))
-    if "zarr" in options.formats:
-        path = folder.of_layer("mask", ".zarr")
-        write_mask_zarr(path, store, extent, tags, probability=options.probability)
-        results.outputs.append(("mask", str(path)))
+) -> list[tuple[str, str]]:
+    """Write what is wanted as rasters and return (kind, path) pairs."""
+    extent, tags, written = store.plan.extent, _tags(store), list[tuple[str, str]]()
+    with results.clock("export"):
+        if "cog" in options.formats:
+            path = folder.of_layer("mask", ".tif")
+            write_mask_cog(path, store, extent, tags)
+            written += [("mask", str(path)), ("legend", f"{path}.aux.xml")]
+            if options.probability:
+                path = folder.of_layer("probability", ".tif")
+                write_probability_cog(path, store, extent, tags)
+                written.append(("probability", str(path)))
+        if "zarr" in options.formats:
+            path = folder.of_layer("mask", ".zarr")
+            write_mask_zarr(path, store, extent, tags, probability=options.probability)
+            written.append(("mask", str(path)))
+    return written
 
 
 def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:

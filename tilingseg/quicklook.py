@@ -1,10 +1,11 @@
-"""Quicklook: a reduced copy of the scene, taken while its tiles are inferred.
+"""Quicklook: a reduced copy of the scene and its mask, taken while its tiles are inferred.
 
 The preview shows the scene under its mask. Scenes without overviews would have to be decoded once
 more for it, as much work as reading them was. So every tile that has been read leaves the means of
 its pixels behind, on the lattice of the picture. A picture pixel belongs to the region, and in it
 to the tile, in whose core its first scene pixel lies, and is the mean of that core's share of it:
 no two of them write the same one, and the picture is the same whoever does which region when.
+Of the mask, classes have no mean: it shows the one in the middle of that share of the region.
 
 What lies outside the area of interest or holds no data stays empty.
 """
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from tilingseg.records import NODATA
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 SIDE_PX = 1600
 """Longer side of a quicklook, px."""
+_MOST_BYTES = 257
+"""Bytes that can be added up in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +42,8 @@ class Quicklook:
     """(shown bands, height, width) in the scene's stored dtype; 0 where not valid."""
     valid: NDArray[np.bool_]
     """bool (height, width), True = some pixel held data."""
+    mask: NDArray[np.uint8]
+    """uint8 (height, width): background, class values from 1, nodata."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +77,10 @@ class Lattice:
 
 
 class RegionView:
-    """Takes what is read of one region. Thread-safe: no two tiles write the same pixel."""
+    """Takes what is read of one region, and then what was found in it.
+
+    Thread-safe: no two tiles write the same pixel.
+    """
 
     def __init__(self, lattice: Lattice, core: Window, scene: Scene) -> None:
         """Begin with nothing.
@@ -80,13 +90,17 @@ class RegionView:
             core: the region's pixels.
             scene: what is read.
         """
-        self._lattice = lattice
         self._core = core
         self._bands = shown_bands(scene)
         self._rows, self._cols = lattice.owned(core)
-        shape = self._rows.stop - self._rows.start, self._cols.stop - self._cols.start
+        self._edges = lattice.edges()
+        self._stretches: dict[tuple[int, int, int], _Stretch] = {}
+        self._middle_rows = _middles(self._edges[0], self._rows, core.row_stop)
+        self._middle_cols = _middles(self._edges[1], self._cols, core.col_stop)
+        shape = self._middle_rows.size, self._middle_cols.size
         self._pixels = np.zeros((len(self._bands), *shape), scene.dtype)
         self._valid = np.zeros(shape, bool)
+        self._mask = np.full(shape, NODATA, np.uint8)
 
     def add(self, window: Window, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         """Take the core of one tile.
@@ -97,30 +111,49 @@ class RegionView:
             valid: bool (height, width), True = data to be shown.
         """
         part = window.intersection(self._core)
-        owned = None if part is None else self._lattice.owned(part)
-        if part is None or owned is None or not all(cut.stop > cut.start for cut in owned):
+        if part is None:
             return
-        edges = self._lattice.edges()
+        rows = self._stretch(0, part.row, part.row_stop)
+        cols = self._stretch(1, part.col, part.col_stop)
+        if not (rows.owned and cols.owned):
+            return
         inside = part.slices_in(window)
-        by_row = _sums(edges[0], owned[0], part.row, part.row_stop)
-        by_col = _sums(edges[1], owned[1], part.col, part.col_stop)
         here = (
-            slice(owned[0].start - self._rows.start, owned[0].stop - self._rows.start),
-            slice(owned[1].start - self._cols.start, owned[1].stop - self._cols.start),
+            slice(rows.first - self._rows.start, rows.first - self._rows.start + rows.owned),
+            slice(cols.first - self._cols.start, cols.first - self._cols.start + cols.owned),
         )
         known = valid[inside]
-        is_whole = known.all()
-        weight = _summed(known, by_row, by_col)
+        shown = [pixels[band][inside] for band in self._bands]
+        if known.all():
+            weight = np.multiply.outer(np.diff(rows.ends), np.diff(cols.ends))
+        else:
+            shown = [np.where(known, band, 0) for band in shown]
+            weight = _summed([known], rows, cols)[0]
         self._valid[here] = weight > 0
-        for band, result in zip(self._bands, self._pixels, strict=True):
-            values = pixels[band][inside]
-            shown = values if is_whole else np.where(known, values, 0)
-            mean = _summed(shown, by_row, by_col) / np.maximum(weight, 1)
-            result[here] = mean if result.dtype.kind == "f" else np.rint(mean)
+        mean = _summed(shown, rows, cols) / np.maximum(weight, 1).astype(np.float32)
+        self._pixels[:, *here] = mean if self._pixels.dtype.kind == "f" else np.rint(mean)
+
+    def _stretch(self, axis: int, start: int, stop: int) -> _Stretch:
+        """Return what begins between two scene rows or columns; the tiles of a row share it."""
+        key = axis, start, stop
+        if key not in self._stretches:
+            self._stretches[key] = _stretch(self._edges[axis], start, stop)
+        return self._stretches[key]
+
+    def show(self, window: Window, mask: NDArray[np.uint8]) -> None:
+        """Take finished rows, as wide as the region.
+
+        Args:
+            window: where they lie, px of the scene.
+            mask: uint8 (height, width).
+        """
+        start, stop = np.searchsorted(self._middle_rows, (window.row, window.row_stop))
+        rows = self._middle_rows[start:stop] - window.row
+        self._mask[start:stop] = mask[rows[:, None], self._middle_cols - window.col]
 
     def finish(self) -> Quicklook:
         """Return the region's part of the quicklook."""
-        return Quicklook(pixels=self._pixels, valid=self._valid)
+        return Quicklook(pixels=self._pixels, valid=self._valid, mask=self._mask)
 
 
 def put_together(
@@ -135,11 +168,11 @@ def put_together(
     """
     shape = lattice.shape
     pixels = np.zeros((len(shown_bands(scene)), *shape), scene.dtype)
-    valid = np.zeros(shape, bool)
+    valid, mask = np.zeros(shape, bool), np.full(shape, NODATA, np.uint8)
     for core, part in parts:
         owned = lattice.owned(core)
-        pixels[:, *owned], valid[owned] = part.pixels, part.valid
-    return Quicklook(pixels=pixels, valid=valid)
+        pixels[:, *owned], valid[owned], mask[owned] = part.pixels, part.valid, part.mask
+    return Quicklook(pixels=pixels, valid=valid, mask=mask)
 
 
 def shown_bands(scene: Scene) -> tuple[int, ...]:
@@ -150,15 +183,48 @@ def shown_bands(scene: Scene) -> tuple[int, ...]:
     return (0, 1, 2) if len(names) >= 3 else (0,)
 
 
-def _sums(edges: NDArray[np.int64], owned: slice, start: int, stop: int) -> csr_array:
-    """Return the matrix that adds up scene pixels start…stop to the quicklook's of `owned`."""
-    ends = np.minimum(edges[owned.start : owned.stop + 1], stop) - start
+def _middles(edges: NDArray[np.int64], owned: slice, core_stop: int) -> NDArray[np.int64]:
+    """Return the scene pixel in the middle of each of the quicklook's, but inside the region."""
+    starts, stops = edges[owned], edges[owned.start + 1 : owned.stop + 1]
+    middles: NDArray[np.int64] = np.minimum((starts + stops) // 2, core_stop - 1)
+    return middles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Stretch:
+    """A run of scene rows or columns, and the pixels of the quicklook that begin there."""
+
+    first: int
+    """Position of the first of them."""
+    owned: int
+    """How many there are."""
+    ends: NDArray[np.int64]
+    """int (owned + 1,): where they begin in the run, and where the last one ends."""
+    sums: csr_array
+    """(owned, length of the run): adds up the scene pixels of each."""
+
+
+def _stretch(edges: NDArray[np.int64], start: int, stop: int) -> _Stretch:
+    first, last = (int(at) for at in np.searchsorted(edges[:-1], (start, stop)))
+    ends = np.minimum(edges[first : last + 1], stop) - start
     columns = np.arange(ends[0], ends[-1])
-    ones = np.ones(columns.size, np.float32)
-    shape = owned.stop - owned.start, stop - start
-    return csr_array((ones, columns, ends - ends[0]), shape=shape)
+    sums = csr_array(
+        (np.ones(columns.size, np.uint16), columns, ends - ends[0]),
+        shape=(last - first, stop - start),
+    )
+    return _Stretch(first=first, owned=last - first, ends=ends, sums=sums)
 
 
-def _summed(values: NDArray[Any], by_row: csr_array, by_col: csr_array) -> NDArray[np.float32]:
-    total: NDArray[np.float32] = (by_col @ (by_row @ values.astype(np.float32)).T).T
+def _summed(bands: list[NDArray[Any]], rows: _Stretch, cols: _Stretch) -> NDArray[Any]:
+    """Add up bands, each (height, width), along both axes: (bands, owned rows, owned columns).
+
+    Bytes are added in whole numbers: along the rows in 16 bits where no sum is too large.
+    """
+    is_small = bands[0].itemsize == 1 and np.diff(rows.ends).max() <= _MOST_BYTES
+    kind, wide = (np.uint16, np.uint32) if is_small else (np.float32, np.float64)
+    by_row = np.stack([rows.sums.astype(kind, copy=False) @ band.astype(kind) for band in bands])
+    # Differences of a running sum: columns cannot be added up in vectors.
+    running = np.zeros((*by_row.shape[:2], by_row.shape[2] + 1), wide)
+    np.cumsum(by_row, axis=2, dtype=wide, out=running[:, :, 1:])
+    total: NDArray[Any] = np.diff(running[:, :, cols.ends], axis=2).astype(np.float32)
     return total

@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
 WEIGHT_FLOOR = 1e-6
 """Smallest window value before the division: no pixel may depend on 0 / 0."""
-STRIP = 32_000
-"""Pixels that are turned into classes at once on a processor: they stay in its cache, and are below
-PyTorch's own bound for handing work to further threads, which costs more than such a step."""
+STRIP = 128_000
+"""Pixels that are turned into classes at once on a processor: they stay in its cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,15 +114,21 @@ class Decision:
             rounded: uint8 (kept classes, height, width) on the host, filled with probabilities,
                 255 = 1.
         """
+        if probability.device.type != "cpu":
+            mask[:] = self.classify(probability)
+            for layer, out in zip(probability, rounded, strict=False):  # none where none are kept
+                out[:] = (layer * 255).add_(0.5).clamp_(0, 255).to(torch.uint8)
+            return
         height, width = probability.shape[1:]
-        # On a processor, a few rows at a time stay in its cache, and what is between takes no room.
-        step = max(1, STRIP // width) if probability.device.type == "cpu" else height
+        step = max(1, STRIP // width)
         for top in range(0, height, step):
-            strip = probability[:, top : top + step]
-            mask[top : top + step] = self.classify(strip)
-            for layer, out in zip(strip, rounded, strict=False):  # none where they are not kept
-                scaled = (layer * 255).add_(0.5).clamp_(0, 255)
-                out[top : top + step] = scaled.to(torch.uint8)
+            strip, rows = probability[:, top : top + step].numpy(), slice(top, top + step)
+            mask.numpy()[rows] = self._classified(strip)
+            for layer, out in zip(strip, rounded.numpy(), strict=False):
+                scaled = layer * np.float32(255)
+                scaled += np.float32(0.5)
+                with np.errstate(invalid="ignore"):  # what a network says may be no number
+                    out[rows] = np.clip(scaled, 0, 255, out=scaled)
 
 
 def stitch(

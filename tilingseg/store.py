@@ -5,15 +5,14 @@ A folder beside the outputs, on disk or on an object store::
     plan.json            what is being done; another plan is refused
     pixels.zarr/mask     uint8 (height, width), fill NODATA
     pixels.zarr/probability   uint8 (classes, height, width), 255 = 1; only where outputs need it
-    views/000012.npy     what region 12 saw of the scene, reduced, for the preview
+    views/000012.npy     what region 12 saw and found, reduced, for the preview
     done/000012.json     completion record of region 12
 
 Region cores are whole numbers of chunks, so every chunk has one writer, which writes it once and
 whole: a worker that was given up for lost but still lives writes the same bytes again and harms
 nothing. A region is done when its completion record is renamed into place, after its chunks are
 flushed to disk (objects appear whole and need neither); whatever an interrupted region left behind
-is written again. Chunks that hold
-nothing but nodata take no space.
+is written again. Rows of chunks that hold nothing but nodata take no space.
 
 Knows nothing of tiles or networks. Exports and vectors read it as a `MaskReader`.
 """
@@ -68,8 +67,10 @@ class WorkStore:
         self.folder = folder
         self.plan = plan
         self.scaling = scaling
-        group = zarr.open_group(**zarr_root(folder / "pixels.zarr"), mode="r+")
-        mask, probability = group["mask"], group.get("probability")
+        # Zarr takes as long to see whether a chunk is empty as to compress it; `write` knows.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            group = zarr.open_group(**zarr_root(folder / "pixels.zarr"), mode="r+")
+            mask, probability = group["mask"], group.get("probability")
         assert isinstance(mask, zarr.Array)
         assert probability is None or isinstance(probability, zarr.Array)
         self._mask, self._probability = mask, probability
@@ -203,6 +204,8 @@ class WorkStore:
             OutputError: the disk is full or gone.
         """
         rows, cols = _slices(window)
+        if not (mask != NODATA).any():
+            return  # as is what was never written
         try:
             self._mask[rows, cols] = mask
             if self._probability is not None:
@@ -214,19 +217,21 @@ class WorkStore:
             ) from error
 
     def keep_view(self, index: int, view: Quicklook) -> None:
-        """Keep what a region saw of the scene; before its completion record.
+        """Keep what a region saw and found; before its completion record.
 
         Raises:
             OutputError: the disk is full or gone.
         """
         file = io.BytesIO()
-        np.save(file, np.concatenate([view.pixels, view.valid[None]]), allow_pickle=False)
+        layers = [view.pixels, view.valid[None], view.mask[None]]
+        np.save(file, np.concatenate(layers, dtype=view.pixels.dtype), allow_pickle=False)
         write_shared(self._view(index), file.getvalue())
 
     def view(self, index: int) -> Quicklook:
-        """Return what a complete region saw of the scene."""
-        pixels = np.load(io.BytesIO(self._view(index).read_bytes()), allow_pickle=False)
-        return Quicklook(pixels=pixels[:-1], valid=pixels[-1] > 0)
+        """Return what a complete region saw and found."""
+        layers = np.load(io.BytesIO(self._view(index).read_bytes()), allow_pickle=False)
+        *pixels, valid, mask = layers
+        return Quicklook(pixels=np.stack(pixels), valid=valid > 0, mask=mask.astype(np.uint8))
 
     @property
     def ticket(self) -> str:
@@ -332,7 +337,8 @@ class RegionWriter:
         rows = replace(self._core, row=self._top, height=count)
         self._store.write(rows, masks[:count], probabilities[:, :count])
         self._top = full
-        self._mask, self._probability = [masks[count:]], [probabilities[:, count:]]
+        # Copies: a view would hold on to all that has been written.
+        self._mask, self._probability = [masks[count:].copy()], [probabilities[:, count:].copy()]
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:

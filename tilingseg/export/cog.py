@@ -80,8 +80,8 @@ class _Layer:
     """Transformation before compression, in GDAL's words."""
     describe: Callable[[Any], None]
     """Writes colours, names and tags into an open, still empty dataset."""
-    read: Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
-    """Gives uint8 (bands, height, width) and bool (height, width), True = valid."""
+    read: Callable[[Window], tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]
+    """Gives uint8 (bands, height, width) and bool (height, width), True = valid; None: nodata."""
 
 
 def write_mask_cog(path: Path, result: MaskReader, extent: Window, tags: Tags = ()) -> None:
@@ -107,9 +107,8 @@ def write_mask_cog(path: Path, result: MaskReader, extent: Window, tags: Tags = 
         classes = json.dumps({str(k): name for k, name in enumerate(names)}, ensure_ascii=False)
         dataset.update_tags(**{CLASSES_TAG: classes} | dict(tags))
 
-    def read(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        mask = result.read_mask(window)
-        return mask[None], mask != NODATA
+    def read(window: Window) -> tuple[NDArray[np.uint8], None]:
+        return result.read_mask(window)[None], None
 
     layer = _Layer(
         n_bands=1,
@@ -221,7 +220,7 @@ def _write_blocks(path: Path, layer: _Layer, georef: Georef, extent: Window) -> 
         for window in windows(extent.height, extent.width):
             pixels, valid = layer.read(moved(window, extent))
             dataset.write(pixels, window=_rasterio_window(window))
-            if layer.nodata is None:
+            if valid is not None:
                 dataset.write_mask(valid, window=_rasterio_window(window))
             checksums.append(_checksum(pixels, valid))
     if is_plain and layer.nodata is not None:  # the driver's own are compressed, then read again
@@ -242,18 +241,17 @@ def _read_back(path: Path, extent: Window, *, masked: bool) -> list[int]:
     with rasterio.open(path) as dataset:
         checksums = []
         for window in windows(extent.height, extent.width):
-            pixels = dataset.read(window=_rasterio_window(window))
-            valid = (
-                dataset.read_masks(1, window=_rasterio_window(window)) > 0
-                if masked
-                else pixels[0] != NODATA
-            )
+            pixels, valid = dataset.read(window=_rasterio_window(window)), None
+            if masked:
+                valid = dataset.read_masks(1, window=_rasterio_window(window)) > 0
             checksums.append(_checksum(pixels, valid))
     return checksums
 
 
-def _checksum(pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> int:
-    return zlib.crc32(np.packbits(valid).data, zlib.crc32(np.ascontiguousarray(pixels).data))
+def _checksum(pixels: NDArray[np.uint8], valid: NDArray[np.bool_] | None) -> int:
+    """Return the checksum of pixels, and of their validity where they do not tell it."""
+    found = zlib.crc32(np.ascontiguousarray(pixels).data)
+    return found if valid is None else zlib.crc32(np.packbits(valid).data, found)
 
 
 def _rasterio_window(window: Window) -> RasterioWindow:

@@ -28,7 +28,7 @@ from tilingseg.infer.mean import D4, UPRIGHT, MeanEngine
 from tilingseg.infer.memory import FrugalEngine, freed_memory_kept, resident_bytes
 from tilingseg.infer.parts import common_parts
 from tilingseg.infer.tally import Tally
-from tilingseg.infer.tiles import TileSource, predict
+from tilingseg.infer.tiles import Reading, TileSource, predict
 
 __all__ = [
     "D4",
@@ -39,6 +39,7 @@ __all__ = [
     "FrugalEngine",
     "HalvingEngine",
     "MeanEngine",
+    "Reading",
     "Tally",
     "TileSource",
     "TorchEngine",

@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,8 @@ _GROWTH = 1.03
 """What the process may grow to, as a share of what it held after a pass that began tidily."""
 _FIRST_PASSES = 2
 """Forward passes until the network has made all that it keeps."""
+_LOOK_EVERY_S = 0.02
+"""Time in which the process cannot grow by much: networks that take large maps take longer."""
 
 
 class FrugalEngine:
@@ -48,13 +52,17 @@ class FrugalEngine:
         self._engine = engine
         self._n_passes = 0
         self._usual_bytes = 0
+        self._looked_s = -math.inf
 
     def probabilities(
         self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part
     ) -> torch.Tensor:
         """Infer one batch; see `Engine.probabilities`."""
-        is_first = self._n_passes < _FIRST_PASSES
-        is_much = not is_first and resident_bytes() > _GROWTH * self._usual_bytes
+        is_first, now = self._n_passes < _FIRST_PASSES, time.monotonic()
+        is_much = False
+        if not is_first and now - self._looked_s > _LOOK_EVERY_S:
+            self._looked_s = now
+            is_much = resident_bytes() > _GROWTH * self._usual_bytes
         if is_much:
             give_back()
         found = self._engine.probabilities(pixels, valid, part)

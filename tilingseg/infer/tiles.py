@@ -82,14 +82,56 @@ class _Loaded:
         return self.used.slices_in(self.tile.window)
 
 
+class Reading:
+    """The tiles of one region on their way from the scene."""
+
+    def __init__(
+        self,
+        rows: Iterable[list[Tile]],
+        source: TileSource,
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepare; nothing is read.
+
+        Args:
+            rows: the tile rows of the region, from the top; each from the left.
+            source: the pixels.
+            then: called when the last tile is on its way.
+        """
+        self._tiles = (tile for row in rows for tile in row)
+        self._source = source
+        self._then = then
+        self._pending: deque[Future[_Loaded]] = deque()
+
+    def begin(self) -> None:
+        """Begin to read the first tile."""
+        tile = next(self._tiles, None)
+        if tile is not None:
+            self._pending.append(self._source.pool.submit(_load, tile, self._source))
+
+    def __iter__(self) -> Iterator[_Loaded]:
+        """Yield the tiles in their order, the next ones on their way."""
+        try:
+            for tile in self._tiles:
+                self._pending.append(self._source.pool.submit(_load, tile, self._source))
+                if len(self._pending) > _most_pending(tile, self._source):
+                    yield self._pending.popleft().result()
+            if self._then is not None:
+                self._then()
+            while self._pending:
+                yield self._pending.popleft().result()
+        finally:
+            for future in self._pending:
+                future.cancel()
+
+
 def predict(
-    rows: Iterable[list[Tile]], source: TileSource, engine: Engine, batch_size: int, tally: Tally
+    reading: Reading, engine: Engine, batch_size: int, tally: Tally
 ) -> Iterator[list[Prediction]]:
     """Infer the tiles of one region, row by row.
 
     Args:
-        rows: the tile rows of the region, from the top; each from the left.
-        source: the pixels.
+        reading: its tiles.
         engine: the network.
         batch_size: most tiles in one forward pass.
         tally: counts and seconds are added here.
@@ -100,8 +142,7 @@ def predict(
     Raises:
         TileError: a tile cannot be read or inferred.
     """
-    loads = _read_ahead((tile for row in rows for tile in row), source)
-    for group in _groups(loads, batch_size, tally):
+    for group in _groups(iter(reading), batch_size, tally):
         wanted = [item for item in group if item.pixels is not None]
         tally.n_tiles += len(wanted)
         tally.n_tiles_outside += sum(item.outside for item in group)
@@ -145,25 +186,11 @@ def _groups(loads: Iterator[_Loaded], batch_size: int, tally: Tally) -> Iterator
         yield group
 
 
-def _read_ahead(tiles: Iterable[Tile], source: TileSource) -> Iterator[_Loaded]:
-    pending: deque[Future[_Loaded]] = deque()
-    try:
-        for tile in tiles:
-            pending.append(source.pool.submit(_load, tile, source))
-            if len(pending) > min(source.read_ahead, 1 + READ_AHEAD_BYTES // _bytes(tile, source)):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _bytes(tile: Tile, source: TileSource) -> int:
-    """Return the memory of a tile that has been read, bytes."""
+def _most_pending(tile: Tile, source: TileSource) -> int:
+    """Return how many tiles may be read before the network asks for them."""
     scene = source.reader.scene
     pixel_bytes = len(scene.bands) * np.dtype(scene.dtype).itemsize + 1
-    return tile.window.area * pixel_bytes
+    return min(source.read_ahead, 1 + READ_AHEAD_BYTES // (tile.window.area * pixel_bytes))
 
 
 def _load(tile: Tile, source: TileSource) -> _Loaded:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from tilingseg.records import Scaling
 
 
-_STRIP = 32_768
-"""Values that are worked on at once on a processor: they stay in its cache through all steps."""
+_STRIP = 131_072
+"""Values that are worked on at once on a processor: they stay in its cache through all steps, which
+are long enough that threads seldom wait for each other between two of them."""
 
 
 def normalize(
@@ -60,7 +61,9 @@ def normalize(
         )
     if pixels.device.type == "cpu":
         normalized = torch.from_numpy(_normalized(pixels.numpy(), scaling, spec))
-        return normalized if valid.all() else normalized.masked_fill_(~valid.unsqueeze(1), 0)
+        if valid.numpy().all():
+            return normalized
+        return normalized.masked_fill_(~valid.unsqueeze(1), 0)
     low, high, mean, std = (
         torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1)
         for values in (scaling.low, scaling.high, spec.mean, spec.std)
