@@ -363,6 +363,19 @@ def test_freed_memory_is_kept_and_given_back():
     assert resident_bytes() - before < 0.1 * size
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems keep their own ways")
+def test_large_blocks_are_given_back_at_once_where_the_engine_keeps_its_own():
+    size = 2 * 10**8
+    with freed_memory_kept(passes=False):
+        before = resident_bytes()
+        block = np.ones(size, dtype=np.uint8)
+        del block
+        assert resident_bytes() - before < 0.1 * size
+        blocks = [np.ones(10**6, dtype=np.uint8) for _ in range(200)]
+        del blocks
+        assert resident_bytes() - before > 0.9 * size
+
+
 class LitteringEngine:
     """Needs more memory for every batch than for the one before; notes what it begins with."""
 

@@ -28,6 +28,7 @@ from tilingseg.infer import (
     Tally,
     TileSource,
     freed_memory_kept,
+    keeps_memory,
     predict,
     threads_divided,
 )
@@ -301,7 +302,8 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
                 _infer(job, store, upcoming.popleft(), hands, watch)
             writer.wait()
 
-    with freed_memory_kept(), threads_divided(job.devices):
+    passes = not keeps_memory(plan.model.engine)
+    with freed_memory_kept(passes=passes), threads_divided(job.devices):
         with ThreadPoolExecutor(len(job.devices), thread_name_prefix="device") as workers:
             futures = [workers.submit(work, device) for device in job.devices]
             try:

@@ -26,7 +26,7 @@ from tilingseg.cluster.vectors import GatheredVectors, tree_levels, vectorize_pa
 from tilingseg.errors import OutputError, PlanError, TilingSegError
 from tilingseg.flow import open_store, prepare_in, run_region
 from tilingseg.folder_lock import alone_in
-from tilingseg.infer import freed_memory_kept
+from tilingseg.infer import freed_memory_kept, keeps_memory
 from tilingseg.job import load_once
 from tilingseg.output_folder import OutputFolder
 from tilingseg.outputs import Before, finish, publish, read_report
@@ -216,7 +216,8 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
     desk = _BENCH.desk(scene, ticket)
     pool = _BENCH.pool(scene.options.workers)
     region = desk.job.plan.region(index)
-    with desk.turn, freed_memory_kept(), _unless_done(scene):
+    passes = not keeps_memory(desk.job.plan.model.engine)
+    with desk.turn, freed_memory_kept(passes=passes), _unless_done(scene):
         if not desk.store.is_complete(index):
             run_region(desk.job, desk.store, region, desk.engine, pool, Watch())
 

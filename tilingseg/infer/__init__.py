@@ -27,6 +27,7 @@ from tilingseg.infer.halving import HalvingEngine
 from tilingseg.infer.mean import D4, UPRIGHT, MeanEngine
 from tilingseg.infer.memory import FrugalEngine, freed_memory_kept, resident_bytes
 from tilingseg.infer.parts import common_parts
+from tilingseg.infer.runtimes import keeps_memory
 from tilingseg.infer.tally import Tally
 from tilingseg.infer.tiles import Reading, TileSource, predict
 
@@ -50,6 +51,7 @@ __all__ = [
     "device_bytes",
     "freed_memory_kept",
     "int8_difference",
+    "keeps_memory",
     "make_engine",
     "measure_speed",
     "n_threads",

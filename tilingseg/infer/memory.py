@@ -3,7 +3,9 @@
 The C library of Linux hands large blocks back to the kernel as soon as they are freed, and the next
 layer of the network gets fresh pages, each of which is cleared and mapped first: a third of the
 processor time of a forward pass on large tiles. While regions are inferred every block comes from a
-heap that is kept; afterwards it is given back. Other systems keep their own ways.
+heap that is kept; afterwards it is given back. A runtime that keeps the memory of a pass by itself
+needs that for small blocks alone: its large ones would break the heap into pieces each time that
+another graph of it takes its turn. Other systems keep their own ways.
 
 Such a heap falls into pieces: buffers of readers lie between those of the network, and what is free
 between them no longer holds the next large map. Whatever the size of the scene, it may grow by a
@@ -35,6 +37,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # names of malloc.h, 
 _NEVER = 2**31 - 1
 _LARGE = 4 * 2**20
 """Blocks from which the stages after inference give memory back at once, bytes."""
+
+_SMALL = 2 * 2**20
+"""Blocks that are kept whatever the engine, such as tiles that were read, bytes, at most."""
 
 _GROWTH = 1.03
 """What the process may grow to, as a share of what it held after a pass that began tidily."""
@@ -89,15 +94,19 @@ def give_back() -> None:
 
 
 @contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Keep what is freed inside for what is allocated next; give it back at the end."""
+def freed_memory_kept(*, passes: bool = True) -> Iterator[None]:
+    """Keep what is freed inside for what is allocated next; give it back at the end.
+
+    Args:
+        passes: also the blocks of forward passes; False where the engine keeps them by itself.
+    """
     library = _c_library()
     if library is None:
         yield
         return
     # Heaps of single threads end at 64 MB; only the common one can hold the maps of a large tile.
     library.mallopt(_ARENA_MAX, 1)
-    library.mallopt(_MMAP_THRESHOLD, _NEVER)
+    library.mallopt(_MMAP_THRESHOLD, _NEVER if passes else _SMALL)
     library.mallopt(_TRIM_THRESHOLD, _NEVER)
     gc.freeze()  # to look through all that was loaded before takes 0.1 s, at the end of each region
     try:

@@ -51,6 +51,8 @@ class Runtime:
     """What it computes in."""
     restate: bool
     """See `quantize_graph`."""
+    keeps_memory: bool
+    """It keeps the memory of a pass for the next one by itself."""
     prepare: Callable[[bytes, str, int], Compiled]
     """(content of an ONNX file, precision, processor threads) → the compiled graph."""
 
@@ -135,12 +137,14 @@ RUNTIMES: MappingProxyType[str, Runtime] = MappingProxyType(
             package="onnxruntime",
             precisions=("fp32", "int8"),
             restate=True,
+            keeps_memory=False,
             prepare=_OnnxGraph,
         ),
         "openvino": Runtime(
             package="openvino",
             precisions=("fp32", "bf16", "int8"),
             restate=False,
+            keeps_memory=True,
             prepare=_OpenvinoGraph,
         ),
     }
@@ -151,6 +155,11 @@ RUNTIMES: MappingProxyType[str, Runtime] = MappingProxyType(
 def is_installed(name: str) -> bool:
     """Return whether a runtime and the package that writes its graphs are installed."""
     return all(importlib.util.find_spec(part) for part in (RUNTIMES[name].package, "onnx"))
+
+
+def keeps_memory(engine: str) -> bool:
+    """Return whether an engine keeps the memory of a pass for the next one by itself."""
+    return engine in RUNTIMES and RUNTIMES[engine].keeps_memory
 
 
 def runtime_version(name: str) -> str:
