@@ -9,7 +9,7 @@ that they were cut from: a network that depends on the size of its tile is found
 
 A network that reaches further than `MOST_PX`, by attention or by means over the tile, or that fails
 another of these checks, has no halo and is blended; the reason says which. Measuring takes as long
-as a dozen tiles of 512 px and is remembered by the hash of the model file.
+as some twenty tiles of 512 px and is remembered by the hash of the model file.
 """
 
 from __future__ import annotations
