@@ -68,8 +68,14 @@ def save_checkpoint(path: Path, state: State) -> None:
     """Write the state; the file before it stays until this one is whole.
 
     Raises:
+        TrainingError: the weights are spoilt.
         OutputError: the disk is full or cannot be written.
     """
+    if not all(tensor.isfinite().all() for tensor in state.module.state_dict().values()):
+        raise TrainingError(
+            f"weights are not finite after step {state.step}; lower the learning rate "
+            "(the last checkpoint is kept)"
+        )
     content = {
         "step": state.step,
         "weights": state.module.state_dict(),
