@@ -93,7 +93,9 @@ class TestIdentityModel:
                 assert np.array_equal(found, scene[:, *core])
             return
         truth = scene[:, : grid.height, : grid.width]
-        assert np.abs(np.concatenate(finished, axis=1) - truth).max() <= 1e-6
+        # A hundred tiles lie over a pixel where little of each is new: more sums are rounded.
+        limit = 1e-6 if 2 * grid.overlap_px <= grid.tile_size_px else 2e-6
+        assert np.abs(np.concatenate(finished, axis=1) - truth).max() <= limit
 
 
 class TestWeights:

@@ -29,6 +29,7 @@ from tilingseg.atomic import put_in_place, write_whole
 from tilingseg.background import Background
 from tilingseg.errors import OutputError
 from tilingseg.export import (
+    draw_outlines,
     write_mask_cog,
     write_mask_zarr,
     write_preview,
@@ -44,10 +45,9 @@ from tilingseg.vector_outputs import Results, Wanted, write_vectors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from shapely.geometry.base import BaseGeometry
-
     from tilingseg.output_folder import OutputOptions
     from tilingseg.progress import Progress
+    from tilingseg.quicklook import Quicklook
     from tilingseg.records import RegionReport
     from tilingseg.store import WorkStore
     from tilingseg.vectorize.layers import Gathered
@@ -100,10 +100,13 @@ def publish(
     with _workshop(store, folder) as waiting:
         with results.clock("vectorize"):
             outlines = write_vectors(store, wanted, waiting, options, results, progress)
+        with results.clock("preview"):
+            seen, extent = _seen(store), store.plan.extent
+            drawn = draw_outlines(outlines, extent, seen.valid.shape)
         with Background("export") as beside:
             rasters = beside.begin(lambda: _write_rasters(store, waiting, options, results))
             with results.clock("preview"):
-                _write_preview(store, waiting, outlines)
+                write_preview(waiting.preview, seen, len(store.classes), extent, drawn)
             results.outputs = [*rasters.result(), *results.outputs]
         results.outputs.append(("preview", str(waiting.preview)))
     results.outputs = [(kind, str(folder.path / Path(path).name)) for kind, path in results.outputs]
@@ -113,11 +116,11 @@ def publish(
     return finish(store, folder, text)
 
 
-def _write_preview(store: WorkStore, folder: OutputFolder, outlines: list[BaseGeometry]) -> None:
+def _seen(store: WorkStore) -> Quicklook:
+    """Return the reduced copy of the scene and its mask that the regions left."""
     plan = store.plan
     parts = ((region.core, store.view(region.index)) for region in plan.regions())
-    seen = put_together(Lattice(extent=plan.extent), plan.scene, parts)
-    write_preview(folder.preview, seen, len(store.classes), plan.extent, outlines)
+    return put_together(Lattice(extent=plan.extent), plan.scene, parts)
 
 
 @contextmanager

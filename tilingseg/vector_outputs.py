@@ -69,10 +69,11 @@ class Results:
 
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
-        """Note the time spent inside as that of a stage."""
+        """Add the time spent inside to that of a stage."""
         start = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        spent = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.seconds[stage] = round(spent, 3)
 
 
 def write_vectors(

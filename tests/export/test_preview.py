@@ -8,7 +8,7 @@ from shapely import LineString, Polygon, box
 from tests.export.results import ArrayResult
 from tests.fakes import ArrayReader
 from tilingseg.errors import OutputError
-from tilingseg.export import preview, write_preview
+from tilingseg.export import draw_outlines, preview, write_preview
 from tilingseg.grid import Window
 from tilingseg.palette import class_colour
 from tilingseg.quicklook import SIDE_PX, Lattice, RegionView
@@ -19,7 +19,9 @@ def write(path, reader, result, extent, outlines=(), side_px=SIDE_PX):
     view = RegionView(Lattice(extent=extent, side_px=side_px), extent, reader.scene)
     view.add(extent, *reader.read(extent))
     view.show(extent, result.mask[extent.slices_in(result.whole)])
-    write_preview(path, view.finish(), len(result.classes), extent, outlines)
+    seen = view.finish()
+    drawn = draw_outlines(outlines, extent, seen.valid.shape)
+    write_preview(path, seen, len(result.classes), extent, drawn)
 
 
 def scene_of(result, dtype=np.uint8, n_bands=3, seed=0):

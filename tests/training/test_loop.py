@@ -184,8 +184,13 @@ def test_the_second_interrupt_does_not_wait_for_the_step(data, tmp_path, monkeyp
         raise AssertionError("the second one was not heard")
 
     monkeypatch.setattr("tilingseg.training.loop._update", interrupted_twice)
-    with pytest.raises(KeyboardInterrupt):
-        train(make_recipe(), data, tmp_path / "out")
+    # Some packages set their own while they are imported.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(make_recipe(), data, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "out" / CHECKPOINT).exists()  # the step is not whole
 
 

@@ -7,10 +7,11 @@ Vectors are left to `features`.
 """
 
 from tilingseg.export.cog import write_mask_cog, write_probability_cog
-from tilingseg.export.preview import write_preview
+from tilingseg.export.preview import draw_outlines, write_preview
 from tilingseg.export.zarr import write_mask_zarr
 
 __all__ = [
+    "draw_outlines",
     "write_mask_cog",
     "write_mask_zarr",
     "write_preview",

@@ -46,7 +46,7 @@ def write_preview(
     scene: Quicklook,
     n_classes: int,
     extent: Window,
-    outlines: Iterable[BaseGeometry] = (),
+    drawn: NDArray[np.bool_],
 ) -> None:
     """Write a PNG of the scene with the mask over it, as large as the reduced copy of the scene.
 
@@ -55,7 +55,7 @@ def write_preview(
         scene: reduced copy of `extent` and its mask, three bands or one.
         n_classes: classes that the mask may hold.
         extent: the part of the scene that is shown, px.
-        outlines: polygons or lines to draw, in pixels of the scene: x = column, y = row.
+        drawn: where outlines run, as from `draw_outlines`.
 
     Raises:
         OutputError: the disk is full or cannot be written.
@@ -64,7 +64,6 @@ def write_preview(
     colours, shares = _tints(n_classes)
     values = scene.mask.astype(np.intp)
     rest = (1 - shares)[values]
-    drawn = _drawn(outlines, extent, shape)
     weight = min(1.0, OUTLINE_SHRINK * max(shape) / max(extent.height, extent.width))
     picture = np.empty((*shape, 3), np.uint8)
     for k in range(3):
@@ -75,6 +74,28 @@ def write_preview(
         picture[:, :, k] = np.rint(layer, out=layer)
     with whole(path) as part:
         Image.fromarray(picture).save(part, "PNG", compress_level=PNG_LEVEL, compress_type=Z_RLE)
+
+
+def draw_outlines(
+    outlines: Iterable[BaseGeometry], extent: Window, shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return which preview pixels outlines run through, bool of `shape`.
+
+    Not beside another thread that uses rasterio: both would mute warnings, which Python does for
+    all threads at once.
+
+    Args:
+        outlines: polygons or lines, in pixels of the scene: x = column, y = row.
+        extent: the part of the scene that is shown, px.
+        shape: rows and columns of the preview.
+    """
+    grid = Affine(extent.width / shape[1], 0, extent.col, 0, extent.height / shape[0], extent.row)
+    drawn = np.zeros(shape, np.uint8)
+    lines = (shape.boundary if shape.geom_type.endswith("Polygon") else shape for shape in outlines)
+    full = (line for line in lines if not line.is_empty)
+    while batch := list(islice(full, OUTLINES_AT_ONCE)):
+        rasterize(batch, out=drawn, transform=grid, default_value=1)
+    return drawn.astype(bool)
 
 
 def _tints(n_classes: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -103,16 +124,3 @@ def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[n
     factor = np.float32(255 / max(float(high - low), 1e-12))
     stretched: NDArray[np.float32] = (band - np.float32(low)) * factor
     return stretched.clip(0, 255)
-
-
-def _drawn(
-    outlines: Iterable[BaseGeometry], extent: Window, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Return which preview pixels the outlines run through, bool of `shape`."""
-    grid = Affine(extent.width / shape[1], 0, extent.col, 0, extent.height / shape[0], extent.row)
-    drawn = np.zeros(shape, np.uint8)
-    lines = (shape.boundary if shape.geom_type.endswith("Polygon") else shape for shape in outlines)
-    full = (line for line in lines if not line.is_empty)
-    while batch := list(islice(full, OUTLINES_AT_ONCE)):
-        rasterize(batch, out=drawn, transform=grid, default_value=1)
-    return drawn.astype(bool)
