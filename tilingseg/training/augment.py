@@ -194,8 +194,12 @@ def vary_look(pixels: Tensor, options: AugmentOptions, generator: torch.Generato
         varied[index] = blur(varied[index], float(deviations[index]))
     if options.noise > 0:
         deviation = torch.rand((n, 1, 1, 1), generator=generator) * options.noise
-        noise = torch.randn(varied.shape, generator=generator) * deviation
-        varied = (varied + noise.to(pixels.device)).clamp(0, 1)
+        if pixels.device.type != "cpu":
+            # A number for each pixel: drawn where the pixels are.
+            seed = int(torch.randint(2**62, (), generator=generator))
+            generator = torch.Generator(pixels.device).manual_seed(seed)
+        noise = torch.randn(varied.shape, generator=generator, device=pixels.device)
+        varied = (varied + noise * deviation.to(pixels.device)).clamp(0, 1)
     return varied
 
 

@@ -16,7 +16,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network, load_trainable, save_model
 from tilingseg.model.normalize import normalize
+from tilingseg.training.batches import draw_ahead, workers_for
 from tilingseg.training.checkpoint import (
     CHECKPOINT,
     State,
@@ -41,13 +43,12 @@ from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
 from tilingseg.training.optimizer import make_optimizer
-from tilingseg.training.samples import draw_batch, unit_scaling
+from tilingseg.training.samples import unit_scaling
 from tilingseg.training.sources import load_sources, refuse_absent_classes
 from tilingseg.training.validate import Score, best_thresholds, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
     from PIL import Image
@@ -107,7 +108,8 @@ def train(
     refuse_leaks((*training, *held_out), load_sources(recipe, data, "test"))
     group = join_group()
     try:
-        return _train(recipe, (training, held_out), out, group, progress)
+        workers = workers_for(group, threads)
+        return _train(recipe, (training, held_out), out, (group, workers), progress)
     finally:
         group.leave()
 
@@ -116,11 +118,11 @@ def _train(
     recipe: TrainingRecipe,
     rasters: tuple[tuple[LabelledRaster, ...], tuple[LabelledRaster, ...]],
     out: Path,
-    group: Group,
+    processes: tuple[Group, int],
     progress: Progress | None,
 ) -> Path:
     spec, schedule = recipe.spec(), recipe.schedule
-    training, held_out = rasters
+    (training, held_out), (group, workers) = rasters, processes
     torch.manual_seed(recipe.seed)
     state = _fresh_state(recipe, spec, group)
     if (out / CHECKPOINT).exists():
@@ -130,14 +132,16 @@ def _train(
 
     scores = tuple[Score, ...]()
     started = saved = time.monotonic()
-    with _Batches(training, recipe, group) as batches, Interrupts() as interrupts:
+    ahead = draw_ahead(training, recipe, group, state.step, workers)
+    with closing(ahead) as batches, Interrupts() as interrupts:
         while state.step < schedule.steps and not group.agreed(_is_over(state, schedule)):
             if group.agreed(interrupts.asked):
                 if group.first:
                     save_checkpoint(out / CHECKPOINT, state)
                 raise KeyboardInterrupt
             rate = learning_rate(state.step, schedule)
-            loss = _update(network, state, batches.of_step(state.step), (recipe, spec, rate))
+            drawn = islice(batches, schedule.accumulate)
+            loss = _update(network, state, drawn, (recipe, spec, rate))
             _average(state.averaged, state.module, state.step, schedule.ema_decay)
             state.losses.append(loss)
             state.step += 1
@@ -204,39 +208,6 @@ def _weights_of(start: str, spec: ModelSpec) -> dict[str, torch.Tensor]:
             f"{dict(spec.network_options)}"
         )
     return module.state_dict()
-
-
-class _Batches:
-    """The windows of each step, drawn by a thread while the step before is computed."""
-
-    def __init__(
-        self, rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, group: Group
-    ) -> None:
-        self._rasters, self._recipe, self._group = rasters, recipe, group
-        self._ahead = ThreadPoolExecutor(max_workers=1)
-        self._waiting: tuple[int, Future[Batch]] | None = None
-
-    def __enter__(self) -> _Batches:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ahead.shutdown(cancel_futures=True)
-
-    def of_step(self, step: int) -> Iterator[Batch]:
-        """Yield the batches whose gradients are added up in one step."""
-        group, parts = self._group, self._recipe.schedule.accumulate
-        for part in range(parts):
-            # Every batch of every process has a number of its own, the same whenever it is drawn.
-            number = (step * parts + part) * group.size + group.rank
-            if self._waiting is None or self._waiting[0] != number:
-                self._waiting = self._drawn(number)
-            batch = self._waiting[1].result()
-            self._waiting = self._drawn(number + group.size)
-            yield batch
-
-    def _drawn(self, number: int) -> tuple[int, Future[Batch]]:
-        wanted = (self._rasters, self._recipe, number, self._group.device)
-        return number, self._ahead.submit(draw_batch, *wanted)
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:

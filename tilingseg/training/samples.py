@@ -5,12 +5,13 @@ windows hold a pixel of a class, so that rare classes are seen; the others lie a
 what looks like a class and is none is seen too. Sources are drawn by the weights of the recipe, the
 rasters of one source by their ground area.
 
-The windows of a step depend on the recipe's seed and the number of the step alone: nothing has to
-be remembered for a job to be resumed exactly.
+A batch depends on the recipe's seed and its number alone: nothing has to be remembered for a job to
+be resumed exactly. Windows are cut on the processor, their look is varied where the network is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from tilingseg.training.losses import UNKNOWN
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tilingseg.training.augment import Warp
+    from tilingseg.training.augment import AugmentOptions, Warp
     from tilingseg.training.recipe import TrainingRecipe
     from tilingseg.training.sources import LabelledRaster
 
@@ -56,7 +57,10 @@ class Batch:
     labels: torch.Tensor
     """uint8 (n, classes, height, width): 0, 1 or `UNKNOWN`."""
     borders: torch.Tensor | None = None
-    """float32 (n, classes, height, width) in 0…1: how near two objects are; None: not asked for."""
+    """float32 (n, classes, height, width) in 0…1, uint8 0…255 while only cut: how near two objects
+    are; None: not asked for."""
+    look_seed: int = 0
+    """Decides how the look is varied."""
 
 
 def unit_scaling(n_bands: int) -> Scaling:
@@ -77,19 +81,24 @@ def unit_values(raster: LabelledRaster, rows: slice, cols: slice) -> NDArray[np.
 def draw_batch(
     rasters: tuple[LabelledRaster, ...],
     recipe: TrainingRecipe,
-    step: int,
+    number: int,
     device: torch.device | None = None,
 ) -> Batch:
-    """Draw the windows of one step; the same step always gives the same windows.
+    """Draw one batch; the same number always gives the same windows.
 
     Args:
         rasters: the decoded training sources.
         recipe: sizes, variation and seed.
-        step: number of the step, from 0.
-        device: where their look is varied, and where they end; None: the processor.
+        number: of the batch, from 0.
+        device: where its look is varied, and where it ends; None: the processor.
     """
-    rng = np.random.default_rng((recipe.seed, step))
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return vary_batch(cut_batch(rasters, recipe, number), recipe.augment, device)
+
+
+def cut_batch(rasters: tuple[LabelledRaster, ...], recipe: TrainingRecipe, number: int) -> Batch:
+    """Cut the windows of one batch, on the processor, without variation of their look."""
+    rng = np.random.default_rng((recipe.seed, number))
+    look_seed = int(rng.integers(2**62))
     side, n_windows = recipe.schedule.window_px, recipe.schedule.n_windows
     shares, windows = _shares(rasters), []
     for index in rng.choice(len(rasters), recipe.schedule.batch_size, p=shares):
@@ -102,21 +111,28 @@ def draw_batch(
         centre = _centre(raster, places, side * recipe.pixel_m / raster.gsd_m * scale)
         bend = draw_bend(recipe.augment, side, rng) if warp.free else None
         windows.append(_cut(raster, centre, (side, recipe.pixel_m), warp, bend))
-    pixels, valid, labels, borders = (
-        torch.cat(parts).to(device) for parts in zip(*windows, strict=True)
-    )
-    pixels = vary_look(pixels, recipe.augment, generator)
-    if recipe.augment.cutouts:
-        shape = (len(valid), valid.shape[1], valid.shape[2])
-        cut = draw_cutouts(shape, recipe.augment, generator).to(device)
-        valid = valid & ~cut
-        labels = labels.masked_fill(cut.unsqueeze(1), UNKNOWN)
+    pixels, valid, labels, borders = (torch.cat(parts) for parts in zip(*windows, strict=True))
     return Batch(
         pixels=pixels,
         valid=valid,
         labels=labels,
-        borders=borders.float() / 255 if borders.shape[1] else None,
+        borders=borders if borders.shape[1] else None,
+        look_seed=look_seed,
     )
+
+
+def vary_batch(batch: Batch, options: AugmentOptions, device: torch.device | None = None) -> Batch:
+    """Vary the look of a batch that was cut, on a device, and leave it there."""
+    generator = torch.Generator().manual_seed(batch.look_seed)
+    pixels = vary_look(batch.pixels.to(device), options, generator)
+    valid, labels = batch.valid.to(device), batch.labels.to(device)
+    if options.cutouts:
+        shape = (len(valid), valid.shape[1], valid.shape[2])
+        cut = draw_cutouts(shape, options, generator).to(device)
+        valid = valid & ~cut
+        labels = labels.masked_fill(cut.unsqueeze(1), UNKNOWN)
+    borders = None if batch.borders is None else batch.borders.to(device).float() / 255
+    return dataclasses.replace(batch, pixels=pixels, valid=valid, labels=labels, borders=borders)
 
 
 def cut_window(

@@ -1,0 +1,101 @@
+"""Batches, drawn ahead of the step that needs them.
+
+Beside a network that trains on the processor one thread keeps up. A GPU is faster than one thread
+can cut windows: there worker processes cut them, run by PyTorch's `DataLoader`. Either way a batch
+depends on its number alone, and its look is varied on the device.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.utils.data import DataLoader, Dataset
+
+from tilingseg.training.samples import Batch, cut_batch, draw_batch, vary_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tilingseg.training.group import Group
+    from tilingseg.training.recipe import TrainingRecipe
+    from tilingseg.training.sources import LabelledRaster
+
+_MOST_WORKERS = 8
+
+
+def workers_for(group: Group, threads: int | None) -> int:
+    """Return how many processes should cut windows; 0: a thread of this process.
+
+    Args:
+        group: where the network computes, and how many such processes share the machine.
+        threads: processor threads that this process may use; None: its share of all.
+    """
+    # Only a plain fork shares the decoded rasters; elsewhere every worker would hold a copy.
+    if group.device.type == "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(_MOST_WORKERS, cores, (threads or cores // group.size) - 1))
+
+
+def draw_ahead(
+    rasters: tuple[LabelledRaster, ...],
+    recipe: TrainingRecipe,
+    group: Group,
+    first_step: int,
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Yield batch after batch, without end.
+
+    Args:
+        rasters: the decoded training sources.
+        recipe: sizes, variation and seed.
+        group: the processes that share each step, and the device where batches end.
+        first_step: step that the first batch belongs to, from 0.
+        workers: processes that cut windows; 0: a thread of this process.
+    """
+    # Every batch of every process has a number of its own, the same whenever it is drawn.
+    first = first_step * recipe.schedule.accumulate * group.size + group.rank
+    numbers = itertools.count(first, group.size)
+    if workers:
+        windows = _Windows(rasters=rasters, recipe=recipe)
+        for batch in DataLoader(
+            windows,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            multiprocessing_context="fork",
+            worker_init_fn=_leave_signals_to_the_parent,
+        ):
+            yield vary_batch(batch, recipe.augment, group.device)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(draw_batch, rasters, recipe, next(numbers), group.device)
+        try:
+            while True:
+                batch = ahead.result()
+                ahead = pool.submit(draw_batch, rasters, recipe, next(numbers), group.device)
+                yield batch
+        finally:
+            ahead.cancel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Windows(Dataset[Batch]):
+    """Batches by their number, as `DataLoader` asks for them."""
+
+    rasters: tuple[LabelledRaster, ...]
+    recipe: TrainingRecipe
+
+    def __getitem__(self, number: int) -> Batch:
+        return cut_batch(self.rasters, self.recipe, number)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Let Ctrl-C, which a terminal sends to all, end a job only after its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
