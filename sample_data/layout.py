@@ -15,8 +15,9 @@ import numpy as np
 import shapely
 from shapely import LineString, Polygon
 
+from sample_data.estate import fill_dry_block
 from sample_data.plots import CAR_PAINTS, fill_block, grow_tree
-from sample_data.suburb import Box, Building, Cell, Dice, Frame, Layout, Road, Things
+from sample_data.suburb import Box, Building, Cell, Dice, Frame, Ground, Layout, Road, Things
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,13 +28,14 @@ MARGIN_PX = 60.0
 """Things this far outside still reach into the scene with their shadows."""
 
 
-def lay_out(seed: int, height: int, width: int) -> Layout:
-    """Invent a suburb.
+def lay_out(seed: int, height: int, width: int, *, dry: bool = False) -> Layout:
+    """Invent a suburb in the green, or a town on sand.
 
     Args:
         seed: any integer ≥ 0; the same seed and size give the same suburb.
         height: rows, px.
         width: columns, px.
+        dry: on sand, with halls and malls.
     """
     dice = Dice(seed, 0)
     bends = tuple(
@@ -43,11 +45,15 @@ def lay_out(seed: int, height: int, width: int) -> Layout:
     roads, cells = _streets(dice, frame, height, width)
     things = Things([], [], [], [])
     seen = shapely.box(-MARGIN_PX, -MARGIN_PX, width + MARGIN_PX, height + MARGIN_PX)
+    if dry:
+        everywhere = Box(width / 2, height / 2, 1.0, 0.0, width, height)
+        things.grounds.append(Ground(box=everywhere, kind="sand", tint=dice.between(0, 1)))
+    fill = fill_dry_block if dry else fill_block
     for cell in cells:
         if seen.intersects(_outline(frame, cell)):
-            fill_block(dice, frame, cell, things)
+            fill(dice, frame, cell, things)
     carriageway = shapely.union_all([road.polygon for road in roads])
-    _line_streets(dice, roads, things)
+    _line_streets(dice, roads, things, 0.25 if dry else 1.0)
     turn = round(dice.between(0.09, 0.16), 4)
     at = dice.between(0.06, 0.12) * width, dice.between(0.01, 0.03) * height
     corner = Box(*at, round(math.cos(turn), 6), round(math.sin(turn), 6), 0, 0)
@@ -135,8 +141,8 @@ def _outline(frame: Frame, cell: Cell) -> Polygon:
     return Polygon([frame.at(s, t) for s, t in corners])
 
 
-def _line_streets(dice: Dice, roads: Sequence[Road], things: Things) -> None:
-    """Park cars along the kerbs and plant trees behind them."""
+def _line_streets(dice: Dice, roads: Sequence[Road], things: Things, green: float) -> None:
+    """Park cars along the kerbs and plant trees behind them, a share `green` of them."""
     for road in roads:
         for side in (-1.0, 1.0):
             kerb = side * (road.width / 2 - 3.2)
@@ -152,7 +158,7 @@ def _line_streets(dice: Dice, roads: Sequence[Road], things: Things) -> None:
             at = dice.between(10, 40)
             while at < road.centreline.length and dice.chance(0.985):
                 spot = _along(road.centreline, at).at(0, side * (road.width / 2 + 7.5))
-                if dice.chance(0.8 if avenue else 0.35):
+                if dice.chance((0.8 if avenue else 0.35) * green):
                     things.trees.append(grow_tree(dice, spot, 4.0, 7.0))
                 at += dice.between(20, 34)
 

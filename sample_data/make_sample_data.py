@@ -44,9 +44,9 @@ NODATA = 0
 
 
 def draw_scene(
-    seed: int, height: int, width: int
+    seed: int, height: int, width: int, *, dry: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], list[Polygon], list[Polygon]]:
-    """Draw an aerial photograph of an invented suburb at 0.5 m a pixel.
+    """Draw an aerial photograph of an invented suburb, or town on sand, at 0.5 m a pixel.
 
     The result depends on the arguments alone, on every machine. For training use any seed but
     `SAMPLE_SEED`, which is reserved for the shipped scene. 896 × 1152 px take about 3 s.
@@ -55,6 +55,7 @@ def draw_scene(
         seed: integer ≥ 0.
         height: rows, px; at least a few hundred for streets to show.
         width: columns, px.
+        dry: a town on sand with halls and malls.
 
     Returns:
         pixels: uint8 (3, height, width), red, green, blue; 1…255 where valid, 0 elsewhere.
@@ -64,7 +65,7 @@ def draw_scene(
         roads: carriageways in pixel coordinates, one or more polygons a road, cut likewise; they
             overlap at junctions.
     """
-    layout = lay_out(seed, height, width)
+    layout = lay_out(seed, height, width, dry=dry)
     pixels, valid = photograph(layout, seed)
     edge = _photographed(layout)
     buildings = [part for b in layout.buildings for part in _pieces(b.polygon, edge)]

@@ -36,7 +36,7 @@ def paint(layout: Layout, seed: int) -> NDArray[np.uint8]:
     """
     dice = Dice(seed, 1)
     canvas = blank(dice, layout.height * SCALE, layout.width * SCALE)
-    for kind in ("lawn", "field", "wood", "paving", "drive", "pool"):
+    for kind in ("sand", "lawn", "field", "wood", "paving", "drive", "pool"):
         for ground in layout.grounds:
             if ground.kind == kind:
                 _lay(canvas, ground)
@@ -87,6 +87,8 @@ def _lay(canvas: Canvas, ground: Ground) -> None:
         dry, fresh = ((0.42, 0.40, 0.27), (0.255, 0.325, 0.175))
         if ground.kind == "wood":
             dry, fresh = (0.24, 0.26, 0.15), (0.20, 0.25, 0.13)
+        elif ground.kind == "sand":
+            dry, fresh = (0.80, 0.78, 0.72), (0.50, 0.44, 0.36)
     rgb = [texture * np.float32(a + (b - a) * tint) for a, b in zip(dry, fresh, strict=True)]
     canvas.colour(at, inside, rgb)
 

@@ -76,9 +76,8 @@ def _house(dice: Dice, plot: Box, things: Things) -> None:
                 box=wing.turned(), kind=low, eave_m=main_roof.eave_m, rise_m=main_roof.rise_m * 0.8
             )
         )
-    things.buildings.append(
-        _building(dice, roofs, dice.pick(FLAT_ROOFS if kind == "flat" else RESIDENTIAL_ROOFS))
-    )
+    colour = dice.pick(FLAT_ROOFS if kind == "flat" else RESIDENTIAL_ROOFS)
+    put_building(dice, roofs, colour, things)
     free = plot.half_u - 3.5 if u < 0 else -plot.half_u + 3.5
     reach = dice.between(0.5, 1.1) * half_v + setback / 2
     drive = plot.part(free, -plot.half_v + reach - 2, 2.8, reach + 2)
@@ -96,7 +95,7 @@ def _house(dice: Dice, plot: Box, things: Things) -> None:
     if dice.chance(0.3) and behind + 6 < plot.half_v:
         shed = plot.part(-free * 0.7, plot.half_v - 6, dice.between(3, 5), dice.between(3, 4))
         roof = Roof(box=shed, kind="flat", eave_m=2.4, rise_m=0.0)
-        things.buildings.append(_building(dice, [roof], dice.pick(FLAT_ROOFS)))
+        put_building(dice, [roof], dice.pick(FLAT_ROOFS), things)
     for _ in range(int(dice.between(0, 4.5))):
         spot = plot.at(dice.between(-1, 1) * plot.half_u, dice.between(v + half_v, plot.half_v))
         things.trees.append(grow_tree(dice, spot, 4.0, 9.5))
@@ -119,7 +118,7 @@ def _yard(dice: Dice, frame: Frame, cell: Cell, things: Things) -> None:
         half_v = depth * dice.between(0.45, 0.62)
         hall = plot.part(0, depth - half_v - 6, length / 2 - dice.between(8, 16), half_v)
         roof = Roof(box=hall, kind="flat", eave_m=dice.between(5, 9), rise_m=0.0)
-        things.buildings.append(_building(dice, [roof], dice.pick(FLAT_ROOFS)))
+        put_building(dice, [roof], dice.pick(FLAT_ROOFS), things)
         for row in (-depth + 8, -depth + 24):
             for u in np.arange(-length / 2 + 8, length / 2 - 8, 5.6):
                 if dice.chance(0.55):
@@ -143,7 +142,7 @@ def _terraces(dice: Dice, frame: Frame, cell: Cell, things: Things) -> None:
         while (length := dice.between(60, 110)) and s + length <= cell.s1:
             row = frame.box(s + length / 2, t, length / 2 - 5, 11.5)
             roof = Roof(box=row, kind=kind, eave_m=eave_m, rise_m=rise_m)
-            things.buildings.append(_building(dice, [roof], paint))
+            put_building(dice, [roof], paint, things)
             s += length
     for _ in range(14):
         spot = plot.at(dice.between(-1, 1) * plot.half_u, dice.between(-0.25, 0.25) * depth)
@@ -174,15 +173,14 @@ def _roof(dice: Dice, box: Box, kind: str) -> Roof:
     return Roof(box=long, kind=kind, eave_m=dice.pick((3.0, 5.2, 5.8)), rise_m=rise_m)
 
 
-def _building(dice: Dice, roofs: list[Roof], colour: RGB) -> Building:
+def put_building(dice: Dice, roofs: list[Roof], colour: RGB, things: Things) -> None:
+    """Put up one building of several roofs, with what stands on the first of them."""
     polygon = shapely.union_all([roof.box.polygon() for roof in roofs])
     shade = dice.between(0.85, 1.12)
     tinted = tuple(min(0.85, value * shade) for value in colour)
-    return Building(
-        roofs=tuple(roofs),
-        colour=tinted,
-        polygon=polygon,
-        fittings=tuple(_fittings(dice, roofs[0])),
+    fittings = tuple(_fittings(dice, roofs[0]))
+    things.buildings.append(
+        Building(roofs=tuple(roofs), colour=tinted, polygon=polygon, fittings=fittings)
     )
 
 

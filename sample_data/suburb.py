@@ -107,7 +107,7 @@ class Ground:
 
     box: Box
     kind: str
-    """`lawn`, `field`, `wood`, `paving`, `drive` or `pool`."""
+    """`sand`, `lawn`, `field`, `wood`, `paving`, `drive` or `pool`."""
     tint: float
     """0…1: from dry to fresh, from dark to light."""
 

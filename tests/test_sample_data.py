@@ -111,9 +111,10 @@ def test_draw_scene_keeps_nodata_and_values_apart():
     assert not (burn([*buildings, *roads], valid.shape) & ~valid).any()
 
 
-@pytest.mark.parametrize(("field", "reach_px"), [("buildings", 30), ("roads", 6)])
-def test_what_is_painted_lies_under_the_truth(field, reach_px):
-    bare = replace(lay_out(6, 384, 384), trees=(), cars=(), grounds=())
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(("field", "reach_px"), [("buildings", 36), ("roads", 6)])
+def test_what_is_painted_lies_under_the_truth(field, reach_px, dry):
+    bare = replace(lay_out(6, 384, 384, dry=dry), trees=(), cars=(), grounds=())
     painted = (paint(bare, 6) != paint(replace(bare, **{field: ()}), 6)).any(axis=0)
     polygons = [thing.polygon for thing in getattr(bare, field)]
     core = burn([p.buffer(-0.75) for p in polygons], painted.shape)
@@ -123,9 +124,17 @@ def test_what_is_painted_lies_under_the_truth(field, reach_px):
     assert not painted[~around].any()  # shadows and kerbs end nearby
 
 
-def test_footprints_stand_apart_and_off_the_roads():
-    _, _, buildings, roads = draw_scene(7, 500, 500)
-    assert len(buildings) > 30
+def test_dry_towns_hold_halls_as_long_as_a_block():
+    _, _, buildings, _ = draw_scene(3, 896, 1152, dry=True)
+    areas_m2 = np.array([polygon.area for polygon in buildings]) * GSD_M**2
+    assert (areas_m2 > 2_000).sum() >= 6
+    assert areas_m2[areas_m2 > 2_000].sum() > 0.4 * areas_m2.sum()
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_footprints_stand_apart_and_off_the_roads(dry):
+    _, _, buildings, roads = draw_scene(7, 500, 500, dry=dry)
+    assert len(buildings) > (5 if dry else 30)
     total = sum(polygon.area for polygon in buildings)
     assert shapely.union_all(buildings).area == pytest.approx(total)
     assert shapely.union_all(roads).intersection(shapely.union_all(buildings)).is_empty
