@@ -11,6 +11,8 @@ from sample_data.plots import CAR_PAINTS, FLAT_ROOFS, put_building
 from sample_data.suburb import Box, Cell, Dice, Frame, Ground, Roof, Things
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sample_data.suburb import RGB
 
 HALL_ROOFS = (
@@ -24,33 +26,40 @@ HALL_ROOFS = (
 def fill_dry_block(dice: Dice, frame: Frame, cell: Cell, things: Things) -> None:
     """Put up what stands between four streets."""
     use = dice.between(0, 1)
-    if use < 0.60:
-        _halls(dice, frame, cell, things)
-    elif use < 0.72:
-        _mall(dice, frame, cell, things)
-    elif use < 0.88:
-        _villas(dice, frame, cell, things)
-    elif use < 0.95:  # a car park: as plain and bright as a roof, and none
-        plot = _plot(frame, cell, 10)
-        things.grounds.append(Ground(box=plot, kind="paving", tint=dice.between(0.4, 1)))
+    if use > 0.72:
+        if use < 0.92:
+            _villas(dice, frame, cell, things)
+        return
+    for plot in _plots(dice, frame, cell):
+        kind = dice.between(0, 1)
+        if kind < 0.68:
+            _halls(dice, plot, things)
+        elif kind < 0.9:
+            _mall(dice, plot, things)
+        else:  # a car park: as plain and bright as a roof, and none
+            things.grounds.append(Ground(box=plot, kind="paving", tint=dice.between(0.4, 1)))
 
 
-def _plot(frame: Frame, cell: Cell, verge: float) -> Box:
-    half_s, half_t = (cell.s1 - cell.s0) / 2 - verge, (cell.t1 - cell.t0) / 2 - verge
-    return frame.box((cell.s0 + cell.s1) / 2, (cell.t0 + cell.t1) / 2, half_s, half_t)
+def _plots(dice: Dice, frame: Frame, cell: Cell) -> Iterator[Box]:
+    """Yield the parts of a block, each so short that a straight rectangle fits between streets."""
+    middle, half_t = (cell.t0 + cell.t1) / 2, (cell.t1 - cell.t0) / 2 - 11
+    count = max(1, round((cell.s1 - cell.s0) / dice.between(130, 210)))
+    length = (cell.s1 - cell.s0) / count
+    for number in range(count):
+        yield frame.box(cell.s0 + (number + 0.5) * length, middle, length / 2 - 4, half_t)
 
 
-def _halls(dice: Dice, frame: Frame, cell: Cell, things: Things) -> None:
-    """Fill a block with halls side by side, across it or along it."""
-    plot = _plot(frame, cell, 17)
+def _halls(dice: Dice, plot: Box, things: Things) -> None:
+    """Fill a plot with halls side by side, across it or along it."""
     if dice.chance(0.7):
         things.grounds.append(Ground(box=plot, kind="drive", tint=dice.between(0.2, 1)))
     if dice.chance(0.4):
         plot = plot.turned()
     alike, gap = dice.chance(0.6), dice.between(5, 22)
-    colour, half = dice.pick(HALL_ROOFS), dice.between(14, 46)
+    colour, half = dice.pick(HALL_ROOFS), dice.between(18, 60)
     kind, rise_m = dice.pick((("flat", 0.0), ("gable", 2.2), ("gable", 4.0)))
     eave_m = dice.between(5, 10)
+    half = min(half, plot.half_u - 1)
     at = -plot.half_u
     while at + 2 * half <= plot.half_u:
         length = plot.half_v * (0.94 if alike else dice.between(0.5, 0.94))
@@ -62,7 +71,7 @@ def _halls(dice: Dice, frame: Frame, cell: Cell, things: Things) -> None:
         _park_row(dice, plot, at + 2 * half + gap / 2, gap, things)
         at += 2 * half + gap
         if not alike:
-            colour, half = dice.pick(HALL_ROOFS), dice.between(14, 46)
+            colour, half = dice.pick(HALL_ROOFS), dice.between(18, 60)
 
 
 def _park_row(dice: Dice, plot: Box, u: float, gap: float, things: Things) -> None:
@@ -73,11 +82,10 @@ def _park_row(dice: Dice, plot: Box, u: float, gap: float, things: Things) -> No
         things.cars.append((plot.part(u, v, 2.2, half_v).turned(), dice.pick(CAR_PAINTS)))
 
 
-def _mall(dice: Dice, frame: Frame, cell: Cell, things: Things) -> None:
+def _mall(dice: Dice, plot: Box, things: Things) -> None:
     """Put one building of several heights amid its car park."""
-    plot = _plot(frame, cell, 8)
     things.grounds.append(Ground(box=plot, kind="paving", tint=dice.between(0, 1)))
-    half_u, half_v = plot.half_u * dice.between(0.4, 0.7), plot.half_v * dice.between(0.4, 0.65)
+    half_u, half_v = plot.half_u * dice.between(0.5, 0.8), plot.half_v * dice.between(0.45, 0.7)
     middle = plot.part(plot.half_u * dice.between(-0.2, 0.2), 0.12 * plot.half_v, half_u, half_v)
     roofs = [Roof(box=middle, kind="flat", eave_m=dice.between(6, 12), rise_m=0.0)]
     for _ in range(int(dice.between(0, 3.9))):
