@@ -16,9 +16,10 @@ from tests.contracts import EngineContract
 from tilingseg.errors import DependencyError, ModelError, PlanError
 from tilingseg.grid import TileGrid
 from tilingseg.infer import TorchEngine, choice, choose_engine, common_parts, make_engine, runtimes
-from tilingseg.infer.graph_engine import GraphEngine, GraphOptions
+from tilingseg.infer.graph_engine import GraphEngine, GraphOptions, make_graph
 from tilingseg.infer.runtimes import RUNTIMES, is_installed
 from tilingseg.model.load import LoadedModel, build_network, fold_batch_norm
+from tilingseg.model.onnx_file import onnx_bytes
 from tilingseg.model.ranges import observe_ranges
 from tilingseg.model.spec import Geometry, ModelSpec
 from tilingseg.records import Scaling
@@ -402,6 +403,42 @@ def test_openvino_is_not_let_report_to_its_makers():
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+_INTERRUPTED = """
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from tilingseg.infer.runtimes import RUNTIMES
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+data = Path(sys.argv[1]).read_bytes()
+graphs = [RUNTIMES["openvino"].prepare(data, "fp32", 1) for _ in range(3)]
+if sys.argv[2] == "in their order":
+    while graphs:
+        del graphs[0]
+else:
+    leaving = threading.Thread(target=graphs.clear)
+    leaving.start()
+    leaving.join()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@needs("openvino")
+@pytest.mark.parametrize("gone", ["in their order", "in another thread"])
+def test_ctrl_c_is_heard_once_graphs_of_openvino_are_gone(model, tmp_path, gone):
+    options = GraphOptions(runtime=RUNTIMES["openvino"], precision="fp32", threads=1)
+    shape = 1, 3, 32, 32
+    graph = make_graph(model.module, SPEC, shape, WHOLE, options)
+    (tmp_path / "tiny.onnx").write_bytes(onnx_bytes(graph, shape))
+    command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "tiny.onnx"), gone]
+    assert subprocess.run(command).returncode == 130
 
 
 @needs("openvino")

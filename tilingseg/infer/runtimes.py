@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -85,7 +86,7 @@ class _OpenvinoGraph:
     """A compiled model of OpenVINO, which keeps the memory of a pass until it is told not to."""
 
     def __init__(self, data: bytes, precision: str, threads: int) -> None:
-        core = _import("openvino").Core()
+        core = _openvino_core()
         self._model = core.compile_model(
             core.read_model(data),
             "CPU",
@@ -106,6 +107,20 @@ class _OpenvinoGraph:
 
     def release(self) -> None:
         self._model.release_memory()
+
+
+def _openvino_core() -> Any:
+    """Return a core with its plugin for the CPU, which this thread can outlive.
+
+    The plugin puts memory of its own under the signal handlers of the thread that loads it, and
+    unmaps that when it goes. If it goes in another thread, or before one that was loaded later,
+    the handlers are left without a stack: Ctrl-C would be a segmentation fault. A thread that does
+    nothing else has no handlers to lose.
+    """
+    core = _import("openvino").Core()
+    with ThreadPoolExecutor(max_workers=1) as loading:
+        loading.submit(core.get_versions, "CPU").result()
+    return core
 
 
 def save_openvino(data: bytes, target: Path) -> None:
