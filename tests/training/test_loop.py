@@ -148,6 +148,17 @@ def test_a_job_that_was_killed_ends_with_the_same_bits(data, tmp_path, schedule)
     assert log_but_seconds(tmp_path / "killed") == log_but_seconds(tmp_path / "straight")
 
 
+def test_seconds_go_on_with_a_resumed_job(data, tmp_path):
+    recipe = make_recipe()
+    with pytest.raises(KilledError):
+        train(recipe, data, tmp_path / "out", progress=kill_at(5))
+    state = torch.load(tmp_path / "out" / CHECKPOINT)
+    state["rows"][-1]["seconds"] = 1000.0
+    torch.save(state, tmp_path / "out" / CHECKPOINT)
+    train(recipe, data, tmp_path / "out", resume=True)
+    assert [float(row["seconds"]) >= 1000 for row in read_log(tmp_path / "out")] == [True, True]
+
+
 def log_but_seconds(out):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_log(out)]
 

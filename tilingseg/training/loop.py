@@ -131,7 +131,8 @@ def _train(
     journal = Journal(out, board=schedule.tensorboard and group.first, step=state.step)
 
     scores = tuple[Score, ...]()
-    started = saved = time.monotonic()
+    saved = time.monotonic()
+    started = saved - (state.rows[-1]["seconds"] if state.rows else 0.0)
     ahead = draw_ahead(training, recipe, group, state.step, workers)
     with closing(ahead) as batches, Interrupts() as interrupts:
         while state.step < schedule.steps and not group.agreed(_is_over(state, schedule)):
