@@ -5,6 +5,7 @@ pinned memory happen when their event is waited for, not when they are asked for
 """
 
 import contextlib
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -39,13 +40,18 @@ def _here(value):
 
 @dataclass
 class Event:
-    """The end of what was asked for before."""
+    """The end of what was asked for before; a processor is done at once."""
 
-    gpu: "FakeCuda"
-    n_copies: int
+    gpu: "FakeCuda" = None
+    n_copies: int = 0
+    recorded_s: float = 0.0
 
     def synchronize(self):
-        self.gpu.finish(self.n_copies)
+        if self.gpu is not None:
+            self.gpu.finish(self.n_copies)
+
+    def elapsed_time(self, later):
+        return (later.recorded_s - self.recorded_s) * 1000
 
 
 @dataclass
@@ -60,18 +66,32 @@ class FakeCuda:
     """Of them, those that have happened."""
     n_pinned: int = 0
     """Pieces of pinned memory that were made."""
+    n_kept: int = 0
+    """Tensors of one stream whose memory another one was said to use."""
+    n_waits: int = 0
+    """Times that one stream was made to wait for another."""
     autocasts: list = field(default_factory=list)
     """(device, data type) of each autocast."""
 
     def current_stream(self, _device=None):
         return self
 
-    def record_event(self):
-        return Event(self, len(self.pending))
+    def record_event(self, event=None):
+        event = event or Event()
+        event.gpu, event.n_copies = self, len(self.pending)
+        event.recorded_s = time.perf_counter()
+        return event
+
+    def wait_event(self, _event):
+        self.n_waits += 1
+
+    def keep(self, _stream):
+        self.n_kept += 1
 
     def finish(self, n_copies=None):
         for source, target in self.pending[self.n_copied : n_copies]:
-            target.copy_(source)
+            with torch.inference_mode():
+                target.copy_(source)
             self.n_copied += 1
 
     def autocast(self, device, dtype):
@@ -91,6 +111,10 @@ def put_in(monkeypatch, total_bytes=(24_000_000_000,)):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(total_bytes))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_stream", gpu.current_stream)
+    monkeypatch.setattr(torch.cuda, "Stream", gpu.current_stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Event())
+    monkeypatch.setattr(torch.Tensor, "record_stream", gpu.keep)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch, "autocast", gpu.autocast)
     memory = {f"cuda:{index}": (total // 10, total) for index, total in enumerate(total_bytes)}

@@ -19,6 +19,7 @@ from tilingseg.infer import (
     FrugalEngine,
     HalvingEngine,
     MeanEngine,
+    ReadAhead,
     Reading,
     Tally,
     TileSource,
@@ -76,7 +77,7 @@ def source_of(reader, pool, *, whole_tile=False, area=None):
         area_mask=lambda window: area_mask(area, window),
         whole_tile=whole_tile,
         pool=pool,
-        read_ahead=3,
+        read_ahead=ReadAhead(n_tiles=3),
         seen=lambda *_: None,
     )
 

@@ -1,5 +1,7 @@
 """What is done for GPUs, on one that is none: no kernel of a real one runs here."""
 
+import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +12,18 @@ import torch
 import tilingseg.job
 from tests import fake_cuda
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
+from tilingseg.decision import Decision
 from tilingseg.errors import PlanError
 from tilingseg.flow import run
+from tilingseg.grid import TileGrid
 from tilingseg.infer import HalvingEngine, TorchEngine, choose_devices, choose_engine, make_engine
-from tilingseg.infer.devices import choose_precision, device_bytes
+from tilingseg.infer.devices import MAX_READERS, choose_precision, choose_readers, device_bytes
 from tilingseg.infer.upload import N_BUFFERS, Upload
 from tilingseg.job import DEVICE_SHARE, RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.output_folder import OutputOptions
-from tilingseg.records import Scaling
+from tilingseg.records import NODATA, Prediction, Scaling
+from tilingseg.stitch import stitch
 from tilingseg.tiling import MAX_BATCH, PASS_BYTES, TilingOptions
 
 BYTES = Scaling(low=(0.0,) * 3, high=(255.0,) * 3, source="uint8")
@@ -145,12 +150,75 @@ class TestUpload:
             upload = Upload(torch.device("cuda:0"))
             moved = [upload(array) for array in arrays]
         assert gpu.n_copied == len(arrays) - N_BUFFERS, "no wait is longer than it must be"
+        assert gpu.n_waits == gpu.n_kept == len(arrays), "the copies have a stream of their own"
         gpu.finish()
         assert all(np.array_equal(*pair) for pair in zip(arrays, moved, strict=True))
         assert gpu.n_pinned == N_BUFFERS
 
 
+class TestDecision:
+    def test_is_there_when_its_copy_has_ended(self, gpu):
+        gpu.copies_late = True
+        probability = torch.from_numpy(np.random.default_rng(0).random((2, 40, 50), np.float32))
+        decision = Decision(class_indexes=(0, 1), thresholds=(0.5, 0.4))
+        mask = torch.full((40, 50), 9, dtype=torch.uint8)
+        rounded = torch.full((2, 40, 50), 9, dtype=torch.uint8)
+        with fake_cuda.on_processor(gpu):
+            fill = decision.finish_later(probability, mask, rounded)
+        probability.zero_()  # the next tile takes its place
+        assert gpu.n_copied == 0, "nobody has waited"
+        fill()
+        expected = mask.clone(), rounded.clone()
+        probability.copy_(
+            torch.from_numpy(np.random.default_rng(0).random((2, 40, 50), np.float32))
+        )
+        assert decision.finish(probability, *expected) is None
+        assert torch.equal(mask, expected[0])
+        assert torch.equal(rounded, expected[1])
+        assert len(mask.unique()) == 3
+
+    def test_rows_are_filled_when_they_are_waited_for(self, gpu):
+        class Later(Decision):
+            def finish(self, probability, mask, rounded):
+                return self.finish_later(probability, mask, rounded)
+
+        gpu.copies_late = True
+        grid = TileGrid(height=60, width=40, tile_size_px=20, overlap_px=0)
+        known = np.ones((20, 20), bool)
+        known[3, 4] = False
+        rows = [
+            [
+                Prediction(
+                    tile=grid.tile(row, col),
+                    window=grid.tile(row, col).core,
+                    probability=torch.full((1, 20, 20), 0.2 + 0.3 * row),
+                    valid=known,
+                )
+                for col in range(2)
+            ]
+            for row in range(3)
+        ]
+        decision = Later(class_indexes=(0,), thresholds=(0.6,))
+        with fake_cuda.on_processor(gpu):
+            parts = list(stitch(rows, grid, grid.scene_window, decision, exact=True))
+        assert gpu.n_copied == 0, "nobody has waited"
+        for row, part in enumerate(parts):
+            part.arrive()
+            assert gpu.n_copied == 2 * (row + 1), "no wait is longer than it must be"
+            assert (part.mask == NODATA).sum() == 2 == 800 - part.n_valid
+            assert (part.mask[0] == (row == 2)).all()
+            assert (part.probability[0, 0] == np.floor((0.2 + 0.3 * row) * 255 + 0.5)).all()
+
+
 class TestChoices:
+    def test_as_many_threads_read_as_a_gpu_can_use(self, gpu, monkeypatch):
+        monkeypatch.setattr(os, "cpu_count", lambda: 16)
+        assert choose_readers(None, ("cuda:0",)) == MAX_READERS
+        assert choose_readers(None, ("cuda:0",) * 4) == 3
+        assert choose_readers(None, ("cuda:0",) * 16) == choose_readers(None, ("cpu",)) == 2
+        assert choose_readers(11, ("cuda:0", "cuda:1")) == 11
+        assert choose_readers(11, ("cpu",) * 4) == 4
+
     def test_auto_takes_all_devices_in_half_precision(self, gpu, model):
         assert choose_devices("auto") == ("cuda:0", "cuda:1")
         choice = choose_engine((model,), "cuda:0")
@@ -210,6 +278,8 @@ def test_devices_share_a_scene_and_give_the_bits_of_one(gpu, folder, scene, monk
         assert max(size for _, size in used) == 2
         with rasterio.open(folder / devices / "scene_mask.tif") as dataset:
             masks.append(dataset.read())
+        report = json.loads((folder / devices / "run.json").read_text("utf-8"))["report"]
+        assert dict(report["seconds"])["device"] > 0
     assert np.array_equal(*masks)
     assert len(np.unique(masks[0])) > 1
     assert {device for device, _ in gpu.autocasts} == {"cuda"}

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "model": {"atomic", "errors", "memo", "records"},
     "readers": {"errors", "grid", "places", "records"},
     "infer": {"atomic", "errors", "memo", "model", "records"},
+    "decision": {"records"},
     "stitch": {"grid", "records"},
     "store": {"atomic", "errors", "places", "plan", "quicklook", "records"},
     "vectorize": {"errors", "grid", "records"},
@@ -53,9 +54,9 @@ MAY_IMPORT = {
     },
     "request": {"job", "model", "places", "records"},
     "flow": {
-        *("area", "background", "errors", "folder_lock", "infer", "job", "output_folder"),
-        *("outputs", "progress", "quicklook", "readers", "records", "request", "scaling"),
-        *("stitch", "store"),
+        *("area", "background", "decision", "errors", "folder_lock", "infer", "job"),
+        *("output_folder", "outputs", "progress", "quicklook", "readers", "records", "request"),
+        *("scaling", "stitch", "store"),
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {
@@ -103,7 +104,7 @@ MAY_IMPORT = {
 }
 
 ONLY_IN = {
-    "torch": {"model", "infer", "stitch", "training"},
+    "torch": {"model", "infer", "decision", "stitch", "training"},
     "safetensors": {"model", "training"},
     "rasterio": {"readers", "area", "vectorize", "export", "training", "evaluation"},
     "zarr": {"readers", "store", "export"},

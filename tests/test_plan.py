@@ -257,7 +257,8 @@ class TestEstimate:
         assert two.device_bytes == one.device_bytes > plan.tiling.forward_bytes
         on_cpu = estimate_run(make_plan(), 1.0, 2)
         assert on_cpu.device_bytes == 0
-        assert on_cpu.memory_bytes == one.memory_bytes + one.device_bytes
+        # the network is not in the host's memory, where more is read ahead for it
+        assert 0 < on_cpu.memory_bytes - one.memory_bytes < one.device_bytes
 
 
 class TestRegions:

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.strategies import grids, windows_in
+from tilingseg.decision import Decision
 from tilingseg.grid import TileGrid, Window
 from tilingseg.records import NODATA, Prediction
-from tilingseg.stitch import Decision, axis_weights, stitch
+from tilingseg.stitch import axis_weights, stitch
 
 KEEP_ALL = Decision(class_indexes=(0, 1), thresholds=(0.5, 0.5))
 
@@ -43,6 +44,7 @@ def put_together(parts, grid):
     mask = np.full((grid.height, grid.width), 77, dtype=np.uint8)
     probability = np.full((2, grid.height, grid.width), 77, dtype=np.uint8)
     for rows in parts:
+        rows.arrive()
         inside = rows.window.slices_in(grid.scene_window)
         assert (mask[inside] == 77).all(), "rows were written twice"
         mask[inside] = rows.mask

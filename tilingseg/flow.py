@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 
 from tilingseg.area import area_mask
 from tilingseg.background import Background
-from tilingseg.errors import OutputError, PlanError, TilingSegError
+from tilingseg.decision import Decision
+from tilingseg.errors import OutputError, PlanError, TileError, TilingSegError
 from tilingseg.folder_lock import alone_in
 from tilingseg.infer import (
+    ReadAhead,
     Reading,
     Tally,
     TileSource,
@@ -40,7 +42,7 @@ from tilingseg.quicklook import Lattice, RegionView
 from tilingseg.records import RegionReport
 from tilingseg.request import request_of
 from tilingseg.scaling import decide_scaling
-from tilingseg.stitch import Decision, stitch
+from tilingseg.stitch import stitch
 from tilingseg.store import RegionWriter, WorkStore
 
 if TYPE_CHECKING:
@@ -153,10 +155,18 @@ def _started(
         area_mask=lambda window: area_mask(job.area, window),
         whole_tile=plan.tiling.stitching != "exact",
         pool=readers,
-        read_ahead=job.workers + plan.tiling.batch_size,
+        read_ahead=_read_ahead(job),
         seen=view.add,
     )
     return Started(region=region, reading=Reading(plan.tile_rows(region), source, then), view=view)
+
+
+def _read_ahead(job: Job) -> ReadAhead:
+    n_tiles = job.workers + job.plan.tiling.batch_size
+    if job.plan.model.device_type != "cuda":
+        return ReadAhead(n_tiles=n_tiles)
+    # The host's memory is not the network's, which may go through a region while a tile is read.
+    return ReadAhead(n_tiles=n_tiles, n_next=n_tiles, n_bytes=None)
 
 
 def _infer(
@@ -175,9 +185,9 @@ def _infer(
     stitched = stitch(_watched(watch, predictions), plan.grid, region.core, decision, exact=exact)
     writer, written = RegionWriter(store, region.core), list[Future[None]]()
     for rows in stitched:
-        started.view.show(rows.window, rows.mask)
         with tally.clock("idle"):
-            written.append(hands.writer.begin(partial(_write, writer, rows, tally)))
+            task = partial(_write, writer, rows, started.view, tally)
+            written.append(hands.writer.begin(task))
         n_valid += rows.n_valid
     spent = time.perf_counter() - start
     tally.add("stitch", spent - tally.worker_s)
@@ -185,6 +195,7 @@ def _infer(
     def complete() -> RegionReport:
         for rows_written in written:
             rows_written.result()  # where it failed, the region is not complete
+        tally.settle()
         report = _region_report(region, tally, n_valid)
         store.keep_view(region.index, started.view.finish())
         store.complete(region.core, report)
@@ -204,9 +215,11 @@ def _region_report(region: Region, tally: Tally, n_valid: int) -> RegionReport:
     )
 
 
-def _write(writer: RegionWriter, rows: StitchedRows, tally: Tally) -> None:
+def _write(writer: RegionWriter, rows: StitchedRows, view: RegionView, tally: Tally) -> None:
+    _wait(rows)
     try:
         with tally.clock("write"):
+            view.show(rows.window, rows.mask)
             writer.write(rows.window, rows.mask, rows.probability)
     except TilingSegError:
         raise
@@ -214,6 +227,17 @@ def _write(writer: RegionWriter, rows: StitchedRows, tally: Tally) -> None:
         raise OutputError(
             f"rows {rows.window.row}–{rows.window.row_stop} px cannot be stored: "
             f"{str(error) or type(error).__name__}"
+        ) from error
+
+
+def _wait(rows: StitchedRows) -> None:
+    """Wait for a GPU, whose errors show here: it works later than it is asked to."""
+    try:
+        rows.arrive()
+    except Exception as error:
+        raise TileError(
+            f"rows {rows.window.row}–{rows.window.row_stop} px: the network failed: "
+            f"{str(error).partition(chr(10))[0] or type(error).__name__}"
         ) from error
 
 

@@ -7,7 +7,6 @@ Wishes that cannot be met end here.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -32,6 +31,7 @@ from tilingseg.infer import (
     MeanEngine,
     choose_devices,
     choose_engine,
+    choose_readers,
     common_parts,
     device_bytes,
     make_engine,
@@ -97,8 +97,8 @@ class RunOptions:
     """`auto`, `fp32`, `fp16`, `bf16` or `int8`."""
     engine: str = "auto"
     """`auto` (the fastest that agrees with torch), `torch`, `torch-compile`, `onnx`, `openvino`."""
-    workers: int = 2
-    """Threads that read and decode tiles, for each device."""
+    workers: int | None = None
+    """Threads that read and decode tiles, for each device; None: what the device needs."""
     outputs: OutputOptions = field(default_factory=OutputOptions)
     """What is written."""
     overwrite: bool = False
@@ -175,7 +175,9 @@ class Job:
         several = len(engines) > 1 or use.tta
         views = D4 if use.tta else UPRIGHT
         engine: Engine = MeanEngine(engines, views) if several else engines[0]
-        return HalvingEngine(FrugalEngine(engine), common_geometry(self.models))
+        if use.device_type != "cuda":  # a GPU's passes are not in this process's memory
+            engine = FrugalEngine(engine)
+        return HalvingEngine(engine, common_geometry(self.models))
 
     @property
     def model(self) -> LoadedModel:
@@ -193,7 +195,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
     Raises:
         TilingSegError: scene, model or options are unusable or do not fit each other.
     """
-    if options.workers < 1:
+    if options.workers is not None and options.workers < 1:
         raise PlanError(f"workers must be 1 or more, got {options.workers}")
     if options.gsd_m is not None and not 0 < options.gsd_m < math.inf:
         raise PlanError(f"pixels of {options.gsd_m:g} m cannot be delivered; give a size above 0")
@@ -239,7 +241,7 @@ def prepare(uri: str, options: RunOptions) -> Job:
         models=models,
         area=area,
         devices=devices,
-        workers=_readers(options.workers, devices),
+        workers=choose_readers(options.workers, devices),
     )
 
 
@@ -253,13 +255,6 @@ def _limits(devices: tuple[str, ...]) -> PassLimits:
         return PassLimits(batch_size=1, why="a processor gains nothing by more")
     total = device_bytes(devices)
     return PassLimits() if total is None else PassLimits(memory_bytes=int(total * DEVICE_SHARE))
-
-
-def _readers(wish: int, devices: tuple[str, ...]) -> int:
-    """Return the reader threads of each device: those that infer need their processors as well."""
-    if _kind(devices) != "cpu":
-        return wish
-    return min(wish, max(1, (os.cpu_count() or 1) // len(devices)))
 
 
 def _one_spelling(uri: str) -> str:

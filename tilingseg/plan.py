@@ -180,11 +180,12 @@ def estimate_run(plan: RunPlan, forward_s: float, workers: int, n_devices: int =
     height, width = grid.tile_shape
     n_classes, n_bands = len(plan.model.spec.classes), len(plan.scene.bands)
     item_bytes = 4 if plan.scene.dtype == "float32" else int("16" in plan.scene.dtype) + 1
-    read_bytes = (workers + 2 * tiling.batch_size) * height * width * (n_bands * item_bytes + 2)
+    on_gpu = plan.model.device_type == "cuda"
+    n_read = (workers + tiling.batch_size) * (1 + on_gpu) + tiling.batch_size
+    read_bytes = n_read * height * width * (n_bands * item_bytes + 2)
     band_px = min(height, plan.extent.height) * min(plan.region_px, plan.extent.width)
     band_bytes = band_px * (3 * 4 * n_classes + 2)
     network_bytes = tiling.forward_bytes + band_bytes
-    on_gpu = plan.model.device_type == "cuda"
     worker_bytes = read_bytes + (0 if on_gpu else network_bytes)
     n_at_once = 1 if plan.model.device_type == "cpu" else n_devices
     return Estimate(

@@ -8,33 +8,33 @@ an axis that only one tile reaches, its weight is one.
 Either way only one band of tile height is held. Tiles come row by row; as soon as the next tile
 row starts below a pixel row, that row is final, is turned into classes and leaves as uint8. The
 work is done in torch on the device where the probabilities are, so that float probabilities never
-travel to the host.
+travel to the host. Rows of a GPU leave before it has finished them: see `StitchedRows.arrive`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from tilingseg.grid import Window
-from tilingseg.records import BACKGROUND, NODATA
+from tilingseg.records import NODATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
+    from tilingseg.decision import Decision
     from tilingseg.grid import Span, Tile, TileGrid
     from tilingseg.records import Prediction
 
 WEIGHT_FLOOR = 1e-6
 """Smallest window value before the division: no pixel may depend on 0 / 0."""
-STRIP = 128_000
-"""Pixels that are turned into classes at once on a processor: they stay in its cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,86 +49,9 @@ class StitchedRows:
     """uint8 (kept classes, height, width), 255 = 1; 0 where not valid."""
     n_valid: int
     """Valid pixels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """How probabilities become classes."""
-
-    class_indexes: tuple[int, ...]
-    """Classes that may be given."""
-    thresholds: tuple[float, ...]
-    """Least probability, for every class of the model."""
-    keeps_probability: bool = True
-    """Give probabilities beside the mask."""
-
-    @property
-    def n_kept(self) -> int:
-        """Classes whose probabilities are given."""
-        return len(self.thresholds) if self.keeps_probability else 0
-
-    def classify(self, probability: torch.Tensor) -> torch.Tensor:
-        """Give each pixel the most probable class among those above their thresholds.
-
-        Args:
-            probability: float32 (classes, height, width) in 0…1.
-
-        Returns:
-            uint8 (height, width): background or class index + 1; the first class wins a tie.
-        """
-        if probability.device.type == "cpu":
-            return torch.from_numpy(self._classified(probability.numpy()))
-        mask = torch.full_like(probability[0], BACKGROUND, dtype=torch.uint8)
-        best = torch.zeros_like(probability[0])
-        # Products and maxima instead of choices by a mask, which no vector instruction does.
-        for index in sorted(self.class_indexes):
-            layer = probability[index]
-            passing = layer * (layer >= self.thresholds[index])
-            better = (passing > best).view(torch.uint8)
-            mask = torch.maximum(mask, better * (index + 1))
-            best = torch.maximum(best, passing)
-        return mask
-
-    def _classified(self, probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Do the same on a processor, where comparisons of NumPy take a fifth of the time."""
-        mask = np.full(probability.shape[1:], BACKGROUND, dtype=np.uint8)
-        best: NDArray[np.float32] | None = None
-        for index in sorted(self.class_indexes):
-            layer = probability[index]
-            better = layer >= np.float32(self.thresholds[index])
-            if best is not None:
-                better &= layer > best
-            np.maximum(mask, better.view(np.uint8) * np.uint8(index + 1), out=mask)
-            if index != max(self.class_indexes):
-                passing = layer * better
-                best = passing if best is None else np.maximum(best, passing, out=best)
-        return mask
-
-    @torch.inference_mode()
-    def finish(self, probability: torch.Tensor, mask: torch.Tensor, rounded: torch.Tensor) -> None:
-        """Turn final probabilities into what is stored.
-
-        Args:
-            probability: float32 (classes, height, width) in 0…1, on the device.
-            mask: uint8 (height, width) on the host, filled with classes.
-            rounded: uint8 (kept classes, height, width) on the host, filled with probabilities,
-                255 = 1.
-        """
-        if probability.device.type != "cpu":
-            mask[:] = self.classify(probability)
-            for layer, out in zip(probability, rounded, strict=False):  # none where none are kept
-                out[:] = (layer * 255).add_(0.5).clamp_(0, 255).to(torch.uint8)
-            return
-        height, width = probability.shape[1:]
-        step = max(1, STRIP // width)
-        for top in range(0, height, step):
-            strip, rows = probability[:, top : top + step].numpy(), slice(top, top + step)
-            mask.numpy()[rows] = self._classified(strip)
-            for layer, out in zip(strip, rounded.numpy(), strict=False):
-                scaled = layer * np.float32(255)
-                scaled += np.float32(0.5)
-                with np.errstate(invalid="ignore"):  # what a network says may be no number
-                    out[rows] = np.clip(scaled, 0, 255, out=scaled)
+    arrive: Callable[[], None]
+    """Waits until mask and probability are filled; to be called once before they are used, in any
+    thread."""
 
 
 def stitch(
@@ -200,19 +123,25 @@ class _Weights:
 
     def __init__(self, grid: TileGrid) -> None:
         self._grid = grid
-        self._known: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._known: dict[tuple[int, int], torch.Tensor] = {}
 
-    def of(self, tile: Tile, part: Window) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the (rows, cols) weights of a tile, cut to `part`."""
+    def of(
+        self, tile: Tile, part: Window, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the (rows, cols) weights of a tile on a device, cut to `part`."""
         rows, cols = part.slices_in(tile.window)
-        along_rows = self._axis(0, tile.row)[rows]
-        along_cols = self._axis(1, tile.col)[cols]
-        return torch.from_numpy(along_rows), torch.from_numpy(along_cols)
+        return self._axis(0, tile.row, device)[rows], self._axis(1, tile.col, device)[cols]
 
-    def _axis(self, axis: int, index: int) -> NDArray[np.float32]:
+    def _axis(self, axis: int, index: int, device: torch.device) -> torch.Tensor:
         if (axis, index) not in self._known:
-            self._known[axis, index] = axis_weights(self._grid, axis, index)
+            weights = torch.from_numpy(axis_weights(self._grid, axis, index))
+            # only a copy that need not be waited for leaves a GPU at its work
+            self._known[axis, index] = weights.to(device, non_blocking=True)
         return self._known[axis, index]
+
+
+_Finished = tuple["NDArray[np.uint8]", "NDArray[np.uint8]", "list[Callable[[], None]]"]
+"""Mask, probability, and what is yet to fill them."""
 
 
 class _Band(ABC):
@@ -247,16 +176,13 @@ class _Band(ABC):
         if count <= 0:
             return
         valid = self._valid[:count]
-        mask, rounded = self._finished(count)
-        n_valid = int(np.count_nonzero(valid))
-        if n_valid < valid.size:
-            mask[~valid] = NODATA
-            rounded[:, ~valid] = 0
+        mask, rounded, fills = self._finished(count)
         yield StitchedRows(
             window=Window(row=self._top, col=self._core.col, height=count, width=self._core.width),
             mask=mask,
             probability=rounded,
-            n_valid=n_valid,
+            n_valid=int(np.count_nonzero(valid)),
+            arrive=partial(_arrive, fills, valid, mask, rounded),
         )
         self._top += count
         self._valid = self._valid[count:]
@@ -272,8 +198,22 @@ class _Band(ABC):
         """Take the probabilities of one tile."""
 
     @abstractmethod
-    def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the first rows as mask and probability, and forget them."""
+    def _finished(self, count: int) -> _Finished:
+        """Return the first rows, and forget them."""
+
+
+def _arrive(
+    fills: list[Callable[[], None]],
+    valid: NDArray[np.bool_],
+    mask: NDArray[np.uint8],
+    rounded: NDArray[np.uint8],
+) -> None:
+    """Wait for what fills rows, and mark what is not valid."""
+    for fill in fills:
+        fill()
+    if not valid.all():
+        mask[~valid] = NODATA
+        rounded[:, ~valid] = 0
 
 
 class _ExactBand(_Band):
@@ -283,24 +223,27 @@ class _ExactBand(_Band):
         super().__init__(core, decision)
         self._mask = np.zeros((0, core.width), dtype=np.uint8)
         self._rounded = np.zeros((decision.n_kept, 0, core.width), dtype=np.uint8)
+        self._fills: list[Callable[[], None]] = []
 
     def _grow(self, count: int) -> None:
+        assert not self._fills, "what they fill would be left behind"
         self._mask = np.pad(self._mask, ((0, count), (0, 0)))
         self._rounded = np.pad(self._rounded, ((0, 0), (0, count), (0, 0)))
 
     def _share(
         self, share: torch.Tensor, place: tuple[slice, slice], tile: Tile, part: Window
     ) -> None:
-        self._decision.finish(
-            share,
-            torch.from_numpy(self._mask)[place],
-            torch.from_numpy(self._rounded)[:, *place],
-        )
+        mask, rounded = torch.from_numpy(self._mask), torch.from_numpy(self._rounded)
+        fill = self._decision.finish(share, mask[place], rounded[:, *place])
+        if fill is not None:
+            self._fills.append(fill)
 
-    def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        mask, rounded = self._mask[:count], self._rounded[:, :count]
+    def _finished(self, count: int) -> _Finished:
+        # Cores do not overlap: all that has been shared lies in these rows.
+        finished = self._mask[:count], self._rounded[:, :count], self._fills
         self._mask, self._rounded = self._mask[count:], self._rounded[:, count:]
-        return mask, rounded
+        self._fills = []
+        return finished
 
 
 class _BlendedBand(_Band):
@@ -317,16 +260,16 @@ class _BlendedBand(_Band):
     def _share(
         self, share: torch.Tensor, place: tuple[slice, slice], tile: Tile, part: Window
     ) -> None:
-        if self._total.device != share.device:
-            self._total = self._total.to(share.device)
-        along_rows, along_cols = (w.to(share.device) for w in self._weights.of(tile, part))
+        if self._total.device != share.device:  # nothing has been added yet
+            self._total = torch.zeros_like(self._total, device=share.device)
+        along_rows, along_cols = self._weights.of(tile, part, share.device)
         self._total[:, *place] += share * along_rows[:, None] * along_cols
 
-    def _finished(self, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def _finished(self, count: int) -> _Finished:
         mask = np.empty((count, self._core.width), dtype=np.uint8)
         rounded = np.empty((self._decision.n_kept, *mask.shape), dtype=np.uint8)
-        self._decision.finish(
+        fill = self._decision.finish(
             self._total[:, :count], torch.from_numpy(mask), torch.from_numpy(rounded)
         )
         self._total = self._total[:, count:]
-        return mask, rounded
+        return mask, rounded, [] if fill is None else [fill]

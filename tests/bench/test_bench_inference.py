@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipelines.bench import SPEC, write_scene
+from tilingseg.decision import Decision
 from tilingseg.flow import open_store, run_region
 from tilingseg.grid import TileGrid
 from tilingseg.infer import TorchEngine
@@ -24,7 +25,7 @@ from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import OutputFolder
 from tilingseg.progress import Watch
 from tilingseg.records import Prediction, Scaling
-from tilingseg.stitch import Decision, stitch
+from tilingseg.stitch import stitch
 
 CORE_PX = 384
 

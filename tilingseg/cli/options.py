@@ -232,7 +232,10 @@ scene_options = _together(
         help="Tiles in one forward pass. [default: what fits]",
     ),
     click.option(
-        "--workers", type=click.IntRange(1), default=2, help="Threads that read, for each device."
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Threads that read, for each device. [default: 2, with a GPU up to 8]",
     ),
 )
 

@@ -214,7 +214,7 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
         TilingSegError: the region cannot be read, inferred or written.
     """
     desk = _BENCH.desk(scene, ticket)
-    pool = _BENCH.pool(scene.options.workers)
+    pool = _BENCH.pool(desk.job.workers)
     region = desk.job.plan.region(index)
     passes = not keeps_memory(desk.job.plan.model.engine)
     with desk.turn, freed_memory_kept(passes=passes), _unless_done(scene):

@@ -17,6 +17,7 @@ from tilingseg.infer.choice import (
 from tilingseg.infer.devices import (
     choose_devices,
     choose_precision,
+    choose_readers,
     device_bytes,
     n_threads,
     threads_divided,
@@ -29,7 +30,7 @@ from tilingseg.infer.memory import FrugalEngine, freed_memory_kept, resident_byt
 from tilingseg.infer.parts import common_parts
 from tilingseg.infer.runtimes import keeps_memory
 from tilingseg.infer.tally import Tally
-from tilingseg.infer.tiles import Reading, TileSource, predict
+from tilingseg.infer.tiles import ReadAhead, Reading, TileSource, predict
 
 __all__ = [
     "D4",
@@ -40,6 +41,7 @@ __all__ = [
     "FrugalEngine",
     "HalvingEngine",
     "MeanEngine",
+    "ReadAhead",
     "Reading",
     "Tally",
     "TileSource",
@@ -47,6 +49,7 @@ __all__ = [
     "choose_devices",
     "choose_engine",
     "choose_precision",
+    "choose_readers",
     "common_parts",
     "device_bytes",
     "freed_memory_kept",

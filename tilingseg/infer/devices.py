@@ -1,7 +1,8 @@
-"""Which devices share a run, what they have, and in which precision they compute."""
+"""Which devices share a run, what they have, how they compute, and who reads for them."""
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,12 @@ from tilingseg.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+N_READERS = 2
+"""Threads that read for a processor."""
+MAX_READERS = 8
+"""The same for a GPU, at most: each decodes some 60 Mpx/s of a compressed scene."""
 
 
 def choose_devices(wish: str) -> tuple[str, ...]:
@@ -72,6 +79,21 @@ def device_bytes(devices: tuple[str, ...]) -> int | None:
     if torch.device(devices[0]).type != "cuda":
         return None
     return min(torch.cuda.mem_get_info(name)[1] for name in devices)
+
+
+def choose_readers(wish: int | None, devices: tuple[str, ...]) -> int:
+    """Return the reader threads of each device.
+
+    Args:
+        wish: what the user asks for; None: what a device needs. A processor that infers has no
+            more of itself to give than its share.
+        devices: names of torch, all of one kind.
+    """
+    share = max(1, (os.cpu_count() or 1) // len(devices))
+    if torch.device(devices[0]).type == "cpu":
+        return min(N_READERS if wish is None else wish, share)
+    # One processor is left for the thread that keeps the GPU at work.
+    return min(MAX_READERS, max(N_READERS, share - 1)) if wish is None else wish
 
 
 def n_threads() -> int:

@@ -17,7 +17,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from tilingseg.infer.activation import activate, check_shape
 from tilingseg.infer.steady import STEADY_KERNELS, steady
-from tilingseg.infer.tally import upload_clock
+from tilingseg.infer.tally import device_clock, upload_clock
 from tilingseg.infer.upload import Upload
 from tilingseg.model.core import core_logits
 from tilingseg.model.normalize import normalize
@@ -124,7 +124,12 @@ class TorchEngine:
     def _infer(self, pixels: NDArray[Any], valid: NDArray[np.bool_], part: Part) -> torch.Tensor:
         with upload_clock():
             on_device, known = self._upload(pixels), self._upload(valid)
-        batch = normalize(on_device, known, self._scaling, self._spec)
+        with device_clock(self._device):
+            return self._probabilities(on_device, known, part)
+
+    def _probabilities(self, pixels: torch.Tensor, valid: torch.Tensor, part: Part) -> torch.Tensor:
+        """Infer what is on the device; nothing here waits for it."""
+        batch = normalize(pixels, valid, self._scaling, self._spec)
         with self._settings():
             logits = self._forward(self._module, batch, part)
         height, width = (

@@ -19,11 +19,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BESIDE = ("read", "write")
-"""Stages of other threads than the worker's."""
+BESIDE = ("read", "write", "device")
+"""Stages of other threads than the worker's, and of a GPU."""
 
 
 @dataclass(slots=True)
@@ -34,6 +36,8 @@ class Tally:
     n_tiles_nodata: int = 0
     n_tiles_outside: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    passes: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    """Where forward passes on a GPU begin and end."""
 
     def add(self, stage: str, seconds: float) -> None:
         """Add seconds to a stage."""
@@ -47,6 +51,13 @@ class Tally:
             yield
         finally:
             self.add(stage, time.perf_counter() - start)
+
+    def settle(self) -> None:
+        """Add what forward passes took on a GPU; all of them have ended."""
+        for begun, ended in self.passes:
+            ended.synchronize()
+            self.add("device", begun.elapsed_time(ended) / 1000)
+        self.passes.clear()
 
     @property
     def worker_s(self) -> float:
@@ -65,6 +76,24 @@ def uploads_to(tally: Tally) -> Iterator[None]:
         yield
     finally:
         _listening.reset(token)
+
+
+@contextlib.contextmanager
+def device_clock(device: torch.device) -> Iterator[None]:
+    """Take down when a GPU begins and ends what it is asked for inside; nothing for others."""
+    tally = _listening.get()
+    if tally is None or device.type != "cuda":
+        yield
+        return
+    begun, ended = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's own
+        for _ in range(2)
+    )
+    stream = torch.cuda.current_stream(device)
+    stream.record_event(begun)
+    yield
+    stream.record_event(ended)
+    tally.passes.append((begun, ended))
 
 
 @contextlib.contextmanager

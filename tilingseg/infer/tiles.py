@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,18 @@ READ_AHEAD_BYTES = 24_000_000
 """Pixels that may be read before the network asks for them, bytes."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAhead:
+    """What may be read before the network asks for it."""
+
+    n_tiles: int
+    """Tiles of a region."""
+    n_next: int = 1
+    """Tiles of the region after it."""
+    n_bytes: int | None = READ_AHEAD_BYTES
+    """Fewer tiles of a region where their pixels need more than this, bytes; None: never."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TileSource:
     """Where the pixels of tiles come from, and which of them count."""
@@ -53,8 +66,8 @@ class TileSource:
     """True: all of a tile is used (blending); False: only its core."""
     pool: ThreadPoolExecutor
     """Reader threads."""
-    read_ahead: int
-    """Tiles that may be read before the network asks for them, fewer where they are large."""
+    read_ahead: ReadAhead
+    """How far reading is ahead of the network."""
     seen: Callable[[Window, NDArray[Any], NDArray[np.bool_]], None]
     """Told of the core of every tile that is read, in the threads that read: its pixels of the
     scene, (bands, height, width) as stored, bool (height, width) as `counts`."""
@@ -104,9 +117,8 @@ class Reading:
         self._pending: deque[Future[_Loaded]] = deque()
 
     def begin(self) -> None:
-        """Begin to read the first tile."""
-        tile = next(self._tiles, None)
-        if tile is not None:
+        """Begin to read the first tiles."""
+        for tile in islice(self._tiles, self._source.read_ahead.n_next):
             self._pending.append(self._source.pool.submit(_load, tile, self._source))
 
     def __iter__(self) -> Iterator[_Loaded]:
@@ -190,7 +202,10 @@ def _most_pending(tile: Tile, source: TileSource) -> int:
     """Return how many tiles may be read before the network asks for them."""
     scene = source.reader.scene
     pixel_bytes = len(scene.bands) * np.dtype(scene.dtype).itemsize + 1
-    return min(source.read_ahead, 1 + READ_AHEAD_BYTES // (tile.window.area * pixel_bytes))
+    most = source.read_ahead
+    if most.n_bytes is None:
+        return most.n_tiles
+    return min(most.n_tiles, 1 + most.n_bytes // (tile.window.area * pixel_bytes))
 
 
 def _load(tile: Tile, source: TileSource) -> _Loaded:

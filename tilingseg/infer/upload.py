@@ -1,8 +1,9 @@
 """Pixels on their way to a device, through a ring of pinned buffers.
 
-A GPU copies by itself, beside its computations, from memory that cannot be paged out. Getting such
-memory is slow, so a few buffers are kept and used in turn; one is used again when the copy from it
-has ended. Processors read the pixels where they are.
+A GPU copies by itself, beside its computations, from memory that cannot be paged out; a stream of
+their own lets copies overtake the forward pass before them. Getting such memory is slow, so a few
+buffers are kept and used in turn; one is used again when the copy from it has ended. Processors
+read the pixels where they are.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Upload:
         self._buffers: list[torch.Tensor | None] = [None] * N_BUFFERS
         self._copied: list[Any] = [None] * N_BUFFERS
         self._next = 0
+        self._stream: torch.cuda.Stream | None = None
+        if self._on_cuda:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
 
     def __call__(self, array: NDArray[np.generic]) -> torch.Tensor:
         """Return an array as a tensor on the device; the array may change afterwards."""
@@ -47,9 +51,13 @@ class Upload:
         buffer = self._buffer(slot, source.nbytes)[: source.nbytes].view(source.dtype)
         buffer = buffer.view(source.shape)
         buffer.copy_(source)
-        moved = buffer.to(self._device, non_blocking=True, copy=True)
-        if self._on_cuda:
-            self._copied[slot] = torch.cuda.current_stream(self._device).record_event()
+        with torch.cuda.stream(self._stream):  # nothing where there is none
+            moved = buffer.to(self._device, non_blocking=True, copy=True)
+        if self._stream is not None:
+            self._copied[slot] = self._stream.record_event()
+            using = torch.cuda.current_stream(self._device)
+            using.wait_event(self._copied[slot])
+            moved.record_stream(using)  # its memory is not given away before that has used it
         return moved
 
     def _buffer(self, slot: int, n_bytes: int) -> torch.Tensor:

@@ -64,10 +64,9 @@ def normalize(
         if valid.numpy().all():
             return normalized
         return normalized.masked_fill_(~valid.unsqueeze(1), 0)
-    low, high, mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1)
-        for values in (scaling.low, scaling.high, spec.mean, spec.std)
-    )
+    numbers = torch.tensor((scaling.low, scaling.high, spec.mean, spec.std), dtype=torch.float32)
+    # A copy that is waited for would let a GPU run out of work.
+    low, high, mean, std = numbers.to(pixels.device, non_blocking=True).view(4, 1, -1, 1, 1)
     scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
     return scaled.sub_(mean).div_(std).masked_fill_(~valid.unsqueeze(1), 0)
 
