@@ -88,7 +88,7 @@ def run(
             if (text := store.finished_report()) is not None:
                 return finish(store, folder, text)
             before = Before(request=request, n_resumed=len(store.completed_indexes()))
-            _infer_regions(job, store, progress)
+            infer_regions(job, store, progress)
             return publish(store, folder, options.outputs, before, progress)
     finally:
         job.reader.close()
@@ -282,10 +282,20 @@ def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore
     return WorkStore.create(folder.work, job.plan, scaling, keep_probability=wanted)
 
 
-def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
-    """Do the regions that no earlier run completed, on all devices at once."""
+def infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
+    """Do the regions that no earlier run completed, on all devices at once; see `run`.
+
+    Args:
+        job: what is to be done; its reader is closed afterwards.
+        store: where the pixels go.
+        progress: told how many tiles are done.
+
+    Raises:
+        TilingSegError: a region cannot be read, inferred or written; finished ones are kept.
+    """
     plan, done, lock = job.plan, store.completed_indexes(), threading.Lock()
     missing = (region for region in plan.regions() if region.index not in done)
+    n_left, n_next = [plan.n_regions - len(done)], _read_ahead(job).n_next
     n_tiles = [0, 0]  # of completed regions, of all
     for region in plan.regions():
         count = plan.count_tiles(region)
@@ -300,18 +310,25 @@ def _infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
     advance(0)
     watch = Watch(advance)
 
-    def take() -> Region | None:
+    def take(n_held: int) -> Region | None:
+        """Return the next region for a device that has begun some: no more than its share."""
         with lock:
-            return None if watch.stopped else next(missing, None)
+            is_enough = n_held * (len(job.devices) - 1) > n_left[0]
+            if watch.stopped or is_enough or (region := next(missing, None)) is None:
+                return None
+            n_left[0] -= 1
+            return region
 
     def work(device: str) -> None:
         hands: Hands | None = None
         upcoming = deque[Started]()
 
         def begin_next() -> None:
-            if (region := take()) is not None:
+            while (n_more := n_next - sum(it.reading.n_begun for it in upcoming)) > 0:
+                if (region := take(len(upcoming))) is None:
+                    return
                 upcoming.append(_started(job, region, readers, begin_next))
-                upcoming[-1].reading.begin()
+                upcoming[-1].reading.begin(n_more)
 
         with (
             ThreadPoolExecutor(job.workers, thread_name_prefix="read") as readers,

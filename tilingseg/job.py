@@ -44,7 +44,7 @@ from tilingseg.places import absolute
 from tilingseg.plan import ModelUse, RunPlan, estimate_run
 from tilingseg.readers import open_scene
 from tilingseg.records import Scaling
-from tilingseg.tiling import PassLimits, TilingOptions, plan_tiles
+from tilingseg.tiling import WORTH_DEVICE_MEMORY, PassLimits, TilingOptions, plan_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +110,8 @@ class RunOptions:
 DEVICE_SHARE = 0.4
 """What a forward pass may use of the memory of a GPU: weights, the band that is stitched and other
 programs need some, and more tiles at once gain nothing."""
+DEVICE_MOST_BYTES = 24_000_000_000
+"""The same at most, bytes: no map of a pass has more values than 32 bits can count."""
 KEPT_TILE_PX = 512 * 512
 """Largest tile whose engine is kept for the next scene, px: it holds some megabytes."""
 MAX_KEPT = 4
@@ -254,7 +256,10 @@ def _limits(devices: tuple[str, ...]) -> PassLimits:
     if _kind(devices) == "cpu":
         return PassLimits(batch_size=1, why="a processor gains nothing by more")
     total = device_bytes(devices)
-    return PassLimits() if total is None else PassLimits(memory_bytes=int(total * DEVICE_SHARE))
+    if total is None:
+        return PassLimits()
+    most = min(int(total * DEVICE_SHARE), DEVICE_MOST_BYTES)
+    return PassLimits(memory_bytes=most, worth_memory=WORTH_DEVICE_MEMORY)
 
 
 def _one_spelling(uri: str) -> str:

@@ -46,6 +46,8 @@ TILE_COST_PX = 4000
 """What a tile costs besides its pixels, in pixels of a small network, measured."""
 WORTH_MEMORY = 0.25
 """Power of a process's memory that its work is multiplied with: twice as much must save a sixth."""
+WORTH_DEVICE_MEMORY = 0.05
+"""The same of a GPU, whose memory is there for the network: twice as much must save a thirtieth."""
 BASE_BYTES = 400_000_000
 """What a process needs beside its forward passes, measured, bytes."""
 CORE_SIZES_PX = range(256, 3073, 128)
@@ -82,6 +84,8 @@ class PassLimits:
     """Most tiles that are worth taking at once."""
     why: str = "more gain nothing"
     """Why no more than that, a few words."""
+    worth_memory: float = WORTH_MEMORY
+    """Power of the memory that its work is multiplied with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +231,8 @@ def _cheapest_size(
             size = _fitted(_grid(scene, geometry, size, overlap))
         grid = _grid(scene, geometry, size, overlap)
         forward_bytes = _forward_bytes(grid, geometry, exact=True)
-        price = _work(grid, geometry, exact=True) * (BASE_BYTES + forward_bytes) ** WORTH_MEMORY
+        held = (BASE_BYTES + forward_bytes) ** limits.worth_memory
+        price = _work(grid, geometry, exact=True) * held
         priced.append((price, size, forward_bytes))
     most = f"{limits.memory_bytes / 1e6:,.0f} MB"
     fitting = [it for it in priced if it[2] <= limits.memory_bytes]

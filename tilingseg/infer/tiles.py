@@ -48,7 +48,7 @@ class ReadAhead:
     n_tiles: int
     """Tiles of a region."""
     n_next: int = 1
-    """Tiles of the region after it."""
+    """Tiles of the regions after it."""
     n_bytes: int | None = READ_AHEAD_BYTES
     """Fewer tiles of a region where their pixels need more than this, bytes; None: never."""
 
@@ -116,9 +116,14 @@ class Reading:
         self._then = then
         self._pending: deque[Future[_Loaded]] = deque()
 
-    def begin(self) -> None:
-        """Begin to read the first tiles."""
-        for tile in islice(self._tiles, self._source.read_ahead.n_next):
+    @property
+    def n_begun(self) -> int:
+        """Tiles that are being read or wait for the network."""
+        return len(self._pending)
+
+    def begin(self, count: int) -> None:
+        """Begin to read the first tiles, `count` at most."""
+        for tile in islice(self._tiles, count):
             self._pending.append(self._source.pool.submit(_load, tile, self._source))
 
     def __iter__(self) -> Iterator[_Loaded]:
