@@ -131,7 +131,7 @@ class TestPredict:
             source_of(ArrayReader(pixels), pool), seen=lambda window, *_: order.append(window)
         )
         reading = Reading(rows_of(grid), source, lambda: order.append("next"))
-        reading.begin()
+        reading.begin(1)
         while not order:
             time.sleep(0.001)
         assert order == [grid.tile(0, 0).core]
