@@ -100,6 +100,21 @@ class TestEngine:
         assert difference.max() < most
         assert difference.mean() < mean
 
+    @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+    def test_takes_what_scenes_are_stored_as(self, wide, dtype):
+        pixels, valid = tiles(2)
+        pixels = (pixels * 4.0).astype(dtype)
+        if dtype == "float32":
+            pixels[:, 0, 5, 120] = np.nan  # where nothing is valid
+        scaling = Scaling(low=(10.0,) * 3, high=(990.0,) * 3, source="")
+        found, expected = (
+            TorchEngine(wide.module, wide.spec, scaling, device, "fp32")
+            .probabilities(pixels, valid, CORE)
+            .cpu()
+            for device in ("cuda", "cpu")
+        )
+        assert (found - expected).abs().max() < 1e-4
+
     def test_gives_the_same_bits_each_time(self, wide):
         batch = tiles(4)
         first, second = (engine_of(wide, "bf16").probabilities(*batch, CORE) for _ in range(2))

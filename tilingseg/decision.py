@@ -130,8 +130,8 @@ class Decision:
 
         def fill() -> None:
             copied.synchronize()
-            mask.copy_(arriving[0])
-            rounded.copy_(arriving[1:])
+            found = arriving.numpy()  # whose copies leave PyTorch's threads alone
+            mask.numpy()[:], rounded.numpy()[:] = found[0], found[1:]
 
         return fill
 
