@@ -173,9 +173,9 @@ def measure(
     job, _ = prepare_in(str(scene), out, options)
     job.reader.close()
     is_new, bare = bare is None, bare or bare_passes(job)
-    runs = [_run(scene, out, options) for _ in range(repeat + 1)]
+    exports = [False] * repeat + [is_new]
+    runs = [_run(scene, out, options, exports=it) for it in exports]
     best = min(runs[1:], key=lambda run: run.wall_s)
-    export_s = _run(scene, out, options, exports=True).export_s if is_new else None
     plan = job.plan
     tile_px = plan.grid.tile_shape[0] * plan.grid.tile_shape[1]
     n_tiles = sum(plan.count_tiles(region) for region in plan.regions())
@@ -199,7 +199,7 @@ def measure(
         "tiling": to_json(plan.tiling),
         **asdict(bare),
         **asdict(best),
-        "export_s": export_s,
+        "export_s": runs[-1].export_s,
     }
 
 
@@ -261,7 +261,7 @@ def _graph(task: Callable[[], object]) -> Callable[[], None]:
     return graph.replay
 
 
-def _run(scene: Path, out: Path, options: RunOptions, *, exports: bool = False) -> Measured:
+def _run(scene: Path, out: Path, options: RunOptions, *, exports: bool) -> Measured:
     """Do one scene as `tilingseg run` does, and time its parts."""
     job, folder = prepare_in(str(scene), out, options)
     device = torch.device(job.devices[0])

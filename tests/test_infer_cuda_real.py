@@ -45,8 +45,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def wide(folder):
-    return load_model(make_model(folder / "wide.safetensors", WIDE))
+def wide_file(folder):
+    return make_model(folder / "wide.safetensors", WIDE)
+
+
+@pytest.fixture(scope="module")
+def wide(wide_file):
+    return load_model(wide_file)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +144,9 @@ class TestEngine:
         graph.replay()
         assert torch.equal(found, expected)
 
-    def test_the_network_alone_is_measured(self, folder, wide):
+    def test_the_network_alone_is_measured(self, folder, wide_file):
         scene = make_geotiff(folder / "black.tif", np.zeros((3, 600, 600), np.uint8))
-        options = RunOptions(model=folder / "wide.safetensors", device="cuda", precision="bf16")
+        options = RunOptions(model=wide_file, device="cuda", precision="bf16")
         bare = bare_passes(prepare(str(scene), options))
         assert 0 < bare.core_s < 1
         assert 0 < bare.graph < 5
@@ -176,9 +181,9 @@ class TestEngine:
 
 class TestRuns:
     @pytest.mark.parametrize("blend", ["exact", "hann"])
-    def test_fp32_gives_the_mask_of_a_processor(self, folder, scene, blend):
+    def test_fp32_gives_the_mask_of_a_processor(self, folder, scene, wide_file, blend):
         tiling = TilingOptions(tile_size_px=320, blend=blend, region_px=400)
-        options = RunOptions(model=folder / "wide.safetensors", tiling=tiling, outputs=RASTERS)
+        options = RunOptions(model=wide_file, tiling=tiling, outputs=RASTERS)
         options = replace(options, engine="torch", precision="fp32")
         results = []
         for device in ("cpu", "cuda"):
@@ -192,11 +197,9 @@ class TestRuns:
         report = json.loads((folder / f"{blend}_cuda" / "run.json").read_text("utf-8"))
         assert dict(report["report"]["seconds"])["device"] > 0
 
-    def test_workers_that_share_a_scene_give_the_bits_of_one(self, folder, scene):
+    def test_workers_that_share_a_scene_give_the_bits_of_one(self, folder, scene, wide_file):
         tiling = TilingOptions(tile_size_px=256, region_px=300, batch_size=3)
-        options = RunOptions(
-            model=folder / "wide.safetensors", tiling=tiling, outputs=RASTERS, precision="bf16"
-        )
+        options = RunOptions(model=wide_file, tiling=tiling, outputs=RASTERS, precision="bf16")
         results = []
         for name, devices in (("one", "cuda:0"), ("two", "cuda:0,cuda:0"), ("again", "cuda:0")):
             run(scene, folder / name, options=replace(options, device=devices))
@@ -204,9 +207,11 @@ class TestRuns:
         for other in results[1:]:
             assert all(np.array_equal(*pair) for pair in zip(results[0], other, strict=True))
 
-    def test_short_memory_ends_with_nearly_the_same_mask(self, folder, scene, whole_memory):
+    def test_short_memory_ends_with_nearly_the_same_mask(
+        self, folder, scene, wide_file, whole_memory
+    ):
         tiling = TilingOptions(tile_size_px=576, batch_size=2)
-        options = RunOptions(model=folder / "wide.safetensors", tiling=tiling, outputs=RASTERS)
+        options = RunOptions(model=wide_file, tiling=tiling, outputs=RASTERS)
         options = replace(options, device="cuda", precision="fp32")
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
