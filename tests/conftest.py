@@ -5,8 +5,15 @@ import sys
 import uuid
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tilingseg.cli import main
+
+# A machine that others use too may stand still for longer than any example should take.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

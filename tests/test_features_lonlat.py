@@ -73,7 +73,7 @@ class TestAntimeridian:
         (found,), _, _ = written(tmp_path, [shapely.box(0, 0, 50, 10)], degrees(0.01, 179.5, 10))
         assert found.equals(shapely.box(179.5, 9.9, 180, 10))
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     @given(
         seed=st.integers(0, 10_000), lat=st.floats(-70, 70), shift=st.sampled_from([-360, 0, 360])
     )
@@ -168,7 +168,7 @@ class TestRounding:
         (found,), _, _ = written(tmp_path, [bell], degrees(1e-9, 10, 50))
         assert found.geom_type == "MultiPolygon"
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(seed=st.integers(0, 10_000), size=st.sampled_from([1e-8, 3e-8, 1e-7, 2.5e-7, 1e-6]))
     def test_noise_stays_valid_at_any_pixel_size(self, tmp_path_factory, seed, size):
         rng = np.random.default_rng(seed)

@@ -52,7 +52,7 @@ class TestIdentity:
 
 
 class TestOnTheEllipsoid:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         lon=st.floats(-180, 180),
         lat=st.floats(-80, 80),
@@ -67,7 +67,7 @@ class TestOnTheEllipsoid:
         assert ground_area(array)[0] == pytest.approx(abs(area), rel=2e-4, abs=1e-3)
         assert ground_length(array)[0] == pytest.approx(length, rel=1e-6)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(lon=st.floats(-180, 180), lat=st.floats(-85, 85), side_m=st.floats(0.05, 50))
     def test_small_squares_keep_their_digits(self, lon, lat, side_m):
         # radii of curvature, from the textbook

@@ -87,7 +87,7 @@ def reading_of(grid, reader, pool):
 
 
 class TestPredict:
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(grids(max_side_px=40), st.integers(1, 5))
     def test_gives_every_tile_its_own_pixels_in_order(self, pool, grid, batch_size):
         pixels = random_pixels(grid.height, grid.width)
@@ -110,7 +110,7 @@ class TestPredict:
             assert prediction.valid.shape == (w.height, w.width)
             assert prediction.valid.all()
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(grids(max_side_px=40))
     def test_blended_tiles_give_all_of_themselves_inside_the_scene(self, pool, grid):
         pixels = random_pixels(grid.height, grid.width)

@@ -75,7 +75,7 @@ def test_pixels_are_means_of_what_holds_data(dtype):
             np.testing.assert_allclose(found.pixels[:, row, col], mean, atol=bound)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.integers(1, 98), max_size=4),
     cols=st.lists(st.integers(1, 140), max_size=4),

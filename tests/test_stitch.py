@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import grids, windows_in
@@ -58,7 +58,6 @@ def everything(grid, scene, *, exact):
 
 
 class TestIdentityModel:
-    @settings(deadline=None)
     @given(grids())
     def test_exact_stitching_gives_the_scene_back(self, grid):
         scene = random_scene(grid)
@@ -67,7 +66,6 @@ class TestIdentityModel:
         assert np.array_equal(probability, np.floor(truth * np.float32(255) + np.float32(0.5)))
         assert np.array_equal(mask, KEEP_ALL.classify(torch.from_numpy(truth.copy())).numpy())
 
-    @settings(deadline=None)
     @given(grids())
     def test_blending_gives_the_scene_back(self, grid):
         scene = random_scene(grid)
@@ -76,7 +74,6 @@ class TestIdentityModel:
         # one step of uint8 is split where blending moves a value by up to 1e-6
         assert np.abs(probability - truth).max() <= 0.5 + 255e-6
 
-    @settings(deadline=None)
     @given(grids(), st.booleans())
     def test_probabilities_come_back_within_1e_6(self, grid, exact):
         scene, finished = random_scene(grid), []
@@ -101,7 +98,6 @@ class TestIdentityModel:
 
 
 class TestWeights:
-    @settings(deadline=None)
     @given(grids())
     def test_add_up_to_one_at_every_pixel(self, grid):
         for axis, count in ((0, grid.n_rows), (1, grid.n_cols)):
@@ -120,7 +116,6 @@ class TestWeights:
 
 
 class TestRegions:
-    @settings(deadline=None)
     @given(grids(max_side_px=60), st.booleans(), st.data())
     def test_a_region_gives_the_bits_of_the_whole_scene(self, grid, exact, data):
         scene = random_scene(grid)

@@ -105,9 +105,7 @@ def test_probability_overviews_are_averages_of_valid_pixels(tmp_path):
     assert not valid[count == 0].any()
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_an_extent_is_cut_out_with_its_place(tmp_path, data):
     turned = Georef(crs="EPSG:32633", transform=(0.4, 0.3, 5e5, 0.3, -0.4, 5e6), pixel_m=(0.5, 0.5))

@@ -56,7 +56,7 @@ def average_precision_by_loop(found, truth, confidence):
     return np.mean(values)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_average_precision_equals_the_definition(seed):
     found, truth, confidence = houses(seed, 12)

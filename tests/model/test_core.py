@@ -26,7 +26,7 @@ def cuts(draw, size):
     return slice(start, draw(st.integers(start + 1, size)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_equals_the_same_part_of_the_whole_tile(data):
     options = data.draw(OPTIONS)

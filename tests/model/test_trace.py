@@ -25,7 +25,7 @@ def run(graph, pixels):
     return session.run(None, {PIXELS: pixels.numpy()})[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_graph_computes_what_the_network_computes(data):
     options = data.draw(OPTIONS)

@@ -21,7 +21,7 @@ VARIANTS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(options=VARIANTS, height=st.integers(1, 40), width=st.integers(1, 40))
 def test_output_has_the_size_of_any_input(options, height, width):
     module = UNet(2, 3, options).eval()

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS
 
@@ -128,7 +128,6 @@ def test_other_pixels_are_resampled(pixel):
     assert "Resampled" in fitted.notes[0]
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.05, 3.0),
     st.floats(0.7, 1.4),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contracts import assert_same_bits, read_whole
@@ -55,7 +55,6 @@ def memory_source(*shapes, seed=0, **options):
     return MemorySource(levels, valid, **options)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_resampled_windows_equal_the_whole_bit_for_bit(data):
     shape = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))

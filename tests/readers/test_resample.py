@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
@@ -44,7 +44,6 @@ def area_mean(axis, n_target):
     return out
 
 
-@settings(deadline=None)
 @given(axes())
 def test_weights_of_a_pixel_add_up_to_one(drawn):
     axis, n_target = drawn
@@ -53,7 +52,6 @@ def test_weights_of_a_pixel_add_up_to_one(drawn):
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(axes(), st.data())
 def test_weights_do_not_depend_on_the_window(drawn, data):
     axis, n_target = drawn
@@ -83,7 +81,6 @@ def test_an_output_pixel_past_the_edge_takes_the_part_inside():
     np.testing.assert_array_equal(dense(axis, 0, 3)[2], [0, 0, 0, 0, 1])
 
 
-@settings(deadline=None)
 @given(axes(), axes(), st.sampled_from(["uint8", "uint16", "int16", "float32"]), st.data())
 def test_windows_equal_the_whole_bit_for_bit(rows, cols, dtype, data):
     (rows, height), (cols, width) = rows, cols
@@ -115,7 +112,6 @@ def run(pixels, valid, rows, cols):
     )
 
 
-@settings(deadline=None)
 @given(axes(), axes(), st.integers(0, 255), st.integers(0, 2**32))
 def test_a_constant_stays_whatever_is_invalid_around_it(rows, cols, value, seed):
     (rows, height), (cols, width) = rows, cols

@@ -104,7 +104,7 @@ def test_softmax_losses_are_their_formulas():
     assert mixed == pytest.approx(0.75 * entropy + 0.25 * dice, rel=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 1000), shift=st.floats(-50, 50))
 def test_what_is_unknown_changes_neither_loss_nor_gradient(kind, seed, shift):
     softmax = kind.startswith("ce")

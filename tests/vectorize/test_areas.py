@@ -58,7 +58,7 @@ def test_small_shapes_are_left_out_by_their_area_on_the_ground_and_counted(pixel
     assert left_out[SMALL_SHAPE] == 3 - n_kept
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), tolerance=st.sampled_from([0.5, 1.0, 1.5, 3.0, 10.0]))
 def test_simplified_shapes_are_valid_near_and_all_there(seed, tolerance):
     mask = Mask(blobs(seed))

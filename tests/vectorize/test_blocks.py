@@ -54,7 +54,7 @@ def facts(shapes):
     return [(shape.polygon.wkb, shape.confidence, shape.last) for shape in shapes]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -61,7 +61,7 @@ def iou(a, b):
     return a.intersection(b).area / a.union(b).area
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.booleans(), st.sampled_from(["auto", "strict", "off"]))
 def test_footprints_of_random_blobs_are_valid_and_never_overlap(seed, sure, regularize):
     rng = np.random.default_rng(seed)

@@ -50,7 +50,7 @@ def test_smoothing_comes_closer_to_the_truth_and_keeps_the_area(rough_m):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.floats(0.4, 3.0))
 def test_any_traced_piece_gives_a_valid_polygon_with_its_holes(seed, sigma):
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((40, 50)), sigma)

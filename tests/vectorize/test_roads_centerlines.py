@@ -257,7 +257,7 @@ def test_lines_meet_only_in_their_ends():
     assert n_crossings == 0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 100_000), st.integers(16, 150), st.booleans())
 def test_regions_do_not_show_even_in_noise(seed, region_px, with_nodata):
     rng = np.random.default_rng(seed)

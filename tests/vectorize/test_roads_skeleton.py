@@ -25,14 +25,14 @@ def limits(**changes):
     return SkeletonLimits(**settings | changes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 30))
 def test_thinning_equals_scikit_image_pass_by_pass(seed, max_passes):
     mask = blobs(seed, 60, 70)
     assert np.array_equal(thin(mask, max_passes), skimage_thin(mask, max_passes))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_thinning_keeps_pieces_and_holes(seed):
     mask = blobs(seed, 60, 70)
@@ -42,7 +42,7 @@ def test_thinning_keeps_pieces_and_holes(seed):
     assert label(around[0], connectivity=1).max() == label(around[1], connectivity=1).max()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.integers(30, 90), st.booleans())
 def test_the_skeleton_of_a_scene_does_not_depend_on_its_cores(seed, side, with_nodata):
     mask = blobs(seed, 150, 130).astype(np.uint8)

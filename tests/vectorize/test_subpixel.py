@@ -64,7 +64,7 @@ fields = st.tuples(st.integers(1, 14), st.integers(1, 14)).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(field=fields, seed=st.integers(0, 1000))
 def test_outlines_are_valid_apart_and_keep_their_holes(field, seed):
     rng = np.random.default_rng(seed)

@@ -64,20 +64,20 @@ walks = st.builds(TraceOptions, band_px=st.integers(1, 20), workers=st.integers(
 
 
 class TestTheLaws:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(mask=masks, value=st.sampled_from([1, 2]), options=walks)
     def test_shapes_are_those_of_the_whole_raster(self, mask, value, options):
         found = list(trace(ArrayMask(mask), value, options))
         assert normalised(found) == expected(mask, value)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(mask=masks, value=st.sampled_from([1, 2]), options=walks)
     def test_polygons_are_valid_and_cover_every_pixel_once(self, mask, value, options):
         polygons = [shape.polygon for shape in trace(ArrayMask(mask), value, options)]
         assert shapely.is_valid(polygons).all()
         assert sum(polygon.area for polygon in polygons) == np.count_nonzero(mask == value)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(mask=masks, seed=st.integers(0, 99), options=walks)
     def test_nothing_depends_on_how_the_mask_is_walked(self, mask, seed, options):
         probabilities = np.random.default_rng(seed).integers(0, 256, (2, *mask.shape), np.uint8)
@@ -88,7 +88,7 @@ class TestTheLaws:
 
         assert run(options) == run(TraceOptions(band_px=100, workers=1))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(mask=masks, seed=st.integers(0, 99), options=walks)
     def test_confidence_is_the_mean_probability_of_the_pixels(self, mask, seed, options):
         probabilities = np.random.default_rng(seed).integers(0, 256, (2, *mask.shape), np.uint8)
@@ -98,7 +98,7 @@ class TestTheLaws:
             assert shape.confidence == probabilities[1][inside].sum() / (255 * inside.sum())
             assert shape.value == 2
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(mask=masks, options=walks)
     def test_shapes_come_in_the_order_of_their_last_pixel(self, mask, options):
         rows, cols = np.indices(mask.shape)
@@ -125,7 +125,7 @@ class TestDiagonals:
             parts = [shape.polygon for shape in group]
             yield shapely.MultiPolygon(parts) if len(parts) > 1 else parts[0]
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(mask=masks, value=st.sampled_from([1, 2]), options=walks)
     def test_groups_are_those_of_the_whole_raster(self, mask, value, options):
         found = list(self.found(trace_diagonal(ArrayMask(mask), value, options)))
@@ -133,7 +133,7 @@ class TestDiagonals:
         texts = sorted(shapely.to_wkt(shapely.normalize(geometry), -1) for geometry in found)
         assert texts == self.expected(mask, value)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(mask=masks, options=walks)
     def test_groups_come_in_the_order_of_their_last_pixel(self, mask, options):
         groups = list(trace_diagonal(ArrayMask(mask), 1, options))
