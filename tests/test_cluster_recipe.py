@@ -63,10 +63,9 @@ def test_the_recipes_beside_the_pipelines_are_recipes(path):
 )
 def test_a_job_script_says_what_its_recipe_says(path, tmp_path):
     recipe = read_cluster(str(path))
-    jobqueue = pytest.importorskip("dask_jobqueue", reason="needs the extra [cluster]")
-    from tilingseg.cluster.queued import job_wishes
-
-    wishes = job_wishes(recipe)
+    queued = pytest.importorskip("tilingseg.cluster.queued", reason="needs the extra [cluster]")
+    jobqueue = queued.import_jobqueue()
+    wishes = queued.job_wishes(recipe)
     for key in ("scheduler_options", "interface"):
         wishes.pop(key, None)
     cluster_type = getattr(jobqueue, f"{recipe.kind.upper()}Cluster")

@@ -1,5 +1,6 @@
 """A batch on a real Slurm: jobs are submitted by dask-jobqueue, run and end."""
 
+import importlib.util
 import sys
 
 import pytest
@@ -8,7 +9,9 @@ from tests.cluster_processes import call
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tests.slurm import slurm, why_not
 
-pytest.importorskip("dask_jobqueue", reason="needs the extra [cluster]")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("dask_jobqueue") is None, reason="needs the extra [cluster]"
+)
 
 RECIPE = """
 kind = "slurm"

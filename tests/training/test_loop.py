@@ -173,6 +173,15 @@ def raise_at(number, step):
     return show
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is heard: jobs in the background of a shell ignore it, packages may set their own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_job_interrupted_after_any_step_goes_on_with_the_next_one(data, tmp_path, number):
     recipe = make_recipe(steps=7)
@@ -188,6 +197,7 @@ def test_a_job_interrupted_after_any_step_goes_on_with_the_next_one(data, tmp_pa
     assert log_but_seconds(out) == log_but_seconds(tmp_path / "straight")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_the_second_interrupt_does_not_wait_for_the_step(data, tmp_path, monkeypatch):
     def interrupted_twice(*_):
         signal.raise_signal(signal.SIGINT)
@@ -195,13 +205,8 @@ def test_the_second_interrupt_does_not_wait_for_the_step(data, tmp_path, monkeyp
         raise AssertionError("the second one was not heard")
 
     monkeypatch.setattr("tilingseg.training.loop._update", interrupted_twice)
-    # Some packages set their own while they are imported.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(make_recipe(), data, tmp_path / "out")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_recipe(), data, tmp_path / "out")
     assert not (tmp_path / "out" / CHECKPOINT).exists()  # the step is not whole
 
 

@@ -11,6 +11,7 @@ import asyncio
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,16 @@ _ENDED = re.compile(r"\b(DONE|EXIT)\b")
 """States that LSF goes on to show after the end."""
 
 
+def import_jobqueue() -> Any:
+    """Import dask-jobqueue, which makes Ctrl-C a silent end without an error, and undo that."""
+    before = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue
+
+    if signal.getsignal(signal.SIGINT) is not before:
+        signal.signal(signal.SIGINT, before)
+    return dask_jobqueue
+
+
 class Jobs:
     """The jobs of one command."""
 
@@ -48,7 +59,7 @@ class Jobs:
             DependencyError: dask-jobqueue is missing.
         """
         try:
-            import dask_jobqueue
+            dask_jobqueue = import_jobqueue()
         except ImportError as error:
             raise DependencyError(
                 f"workers from {recipe.kind} need dask-jobqueue: pip install tilingseg[cluster]"
