@@ -1,9 +1,8 @@
 """Draw synthetic scenes with masks to train on: `python pipelines/draw_training_scenes.py FOLDER`.
 
-A drawn scene has an exact label for every pixel of both classes, which no photograph among the
-training data has. Draws two for each seed: a suburb in the green, and a town on sand with halls as
-long as a block, of which the photographs hold next to none. Writes `<seed>_rgb.tif`,
-`<seed>_mask.tif`, `<seed>_dry_rgb.tif` and `<seed>_dry_mask.tif`: 0 background, 1 building, 2 road,
+A drawn suburb has an exact label for every pixel of both classes, which no photograph among the
+training data has; a drawn town on sand (`--dry`) has halls as long as a block, of which they hold
+next to none. Writes `<seed>_rgb.tif` and `<seed>_mask.tif`: 0 background, 1 building, 2 road,
 255 not photographed.
 """
 
@@ -28,14 +27,14 @@ TRANSFORM = rasterio.Affine(GSD_M, 0.0, 500_000.0, 0.0, -GSD_M, 5_800_000.0)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--count", default=6, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0))
-def main(folder: Path, count: int, seed: int) -> None:
-    """Draw a suburb and a dry town into FOLDER for each of COUNT seeds, from SEED on."""
+@click.option("--dry", is_flag=True, help="Towns on sand instead of suburbs in the green.")
+def main(folder: Path, count: int, seed: int, dry: bool) -> None:
+    """Draw COUNT scenes into FOLDER, with the seeds from SEED on."""
     if SAMPLE_SEED in range(seed, seed + count):
         raise click.UsageError(f"seed {SAMPLE_SEED} is the shipped scene, which nothing trains on")
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(seed, seed + count):
-        for dry in (False, True):
-            click.echo(_draw(folder, number, dry))
+        click.echo(_draw(folder, number, dry))
 
 
 def _draw(folder: Path, seed: int, dry: bool) -> Path:
@@ -44,15 +43,14 @@ def _draw(folder: Path, seed: int, dry: bool) -> Path:
     shapes = [(road, 2) for road in roads] + [(building, 1) for building in buildings]
     mask = rasterize(shapes, out_shape=valid.shape, dtype="uint8")
     mask[~valid] = 255
-    name = f"{seed}_dry" if dry else f"{seed}"
     for kind, values in (("rgb", pixels), ("mask", mask[None])):
         profile = {"count": len(values), "height": HEIGHT_PX, "width": WIDTH_PX}
         nodata = 0 if kind == "rgb" else 255
         settings = {"dtype": "uint8", "crs": CRS, "transform": TRANSFORM, "nodata": nodata}
-        path = folder / f"{name}_{kind}.tif"
+        path = folder / f"{seed}_{kind}.tif"
         with rasterio.open(path, "w", "GTiff", **profile, **settings, compress="deflate") as out:
             out.write(np.asarray(values))
-    return folder / f"{name}_rgb.tif"
+    return folder / f"{seed}_rgb.tif"
 
 
 if __name__ == "__main__":

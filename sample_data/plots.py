@@ -173,11 +173,13 @@ def _roof(dice: Dice, box: Box, kind: str) -> Roof:
     return Roof(box=long, kind=kind, eave_m=dice.pick((3.0, 5.2, 5.8)), rise_m=rise_m)
 
 
-def put_building(dice: Dice, roofs: list[Roof], colour: RGB, things: Things) -> None:
+def put_building(
+    dice: Dice, roofs: list[Roof], colour: RGB, things: Things, brightest: float = 0.85
+) -> None:
     """Put up one building of several roofs, with what stands on the first of them."""
     polygon = shapely.union_all([roof.box.polygon() for roof in roofs])
     shade = dice.between(0.85, 1.12)
-    tinted = tuple(min(0.85, value * shade) for value in colour)
+    tinted = tuple(min(brightest, value * shade) for value in colour)
     fittings = tuple(_fittings(dice, roofs[0]))
     things.buildings.append(
         Building(roofs=tuple(roofs), colour=tinted, polygon=polygon, fittings=fittings)

@@ -18,6 +18,9 @@ from tilingseg.training.batches import draw_ahead, workers_for
 from tilingseg.training.group import Group
 from tilingseg.training.samples import draw_batch
 
+# Python 3.12 warns of forks of processes with threads; workers use none of them.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
 ALONE = Group(rank=0, size=1, device=torch.device("cpu"))
 
 

@@ -159,9 +159,18 @@ def test_a_recipe_can_extend_another_one(tmp_path):
     assert (recipe.sources, recipe.loss, recipe.seed) == (base.sources, base.loss, base.seed)
 
 
+def test_a_recipe_can_add_sources_to_another_one(tmp_path):
+    base = read_recipe(write(tmp_path, GOOD))
+    more = GOOD[GOOD.index("[[sources]]") :].replace("[[sources]]", "[[more_sources]]")
+    (tmp_path / "more.toml").write_text(f'extends = "recipe.toml"\n{more}', encoding="utf-8")
+    assert read_recipe(tmp_path / "more.toml").sources == base.sources * 2
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
+        ('extends = "b.toml"\nmore_sources = 3', GOOD, "more_sources is 3, must be"),
+        ("more_sources = 3", "", "a.toml: unknown key 'more_sources'"),
         ('extends = "b.toml"', 'extends = "a.toml"', "a.toml: extends 'b.toml', which in the end"),
         ('extends = "a.toml"', "", "extends 'a.toml', which in the end extends this file"),
         ('extends = "c.toml"', "", "c.toml cannot be read: No such file"),

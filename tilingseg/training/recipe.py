@@ -266,6 +266,9 @@ class TrainingRecipe:
 def read_recipe(path: Path) -> TrainingRecipe:
     """Read a TOML recipe, and the one that it extends.
 
+    What the recipe says goes before what the extended one says, tables key by key, lists as a
+    whole; `[[more_sources]]` come after the extended one's sources.
+
     Raises:
         TrainingError: the file cannot be read, is not TOML, or a key is unknown, missing or wrong.
     """
@@ -287,7 +290,14 @@ def _read_tables(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     name = _value(str, raw.pop("extends"), f"{path}: extends")
     if path in seen:
         raise TrainingError(f"{path}: extends {name!r}, which in the end extends this file")
-    return _over(_read_tables(path.with_name(name), (*seen, path)), raw)
+    below = _read_tables(path.with_name(name), (*seen, path))
+    more = raw.pop("more_sources", [])
+    if not isinstance(more, list):
+        raise TrainingError(f"{path}: more_sources is {more!r}, must be [[more_sources]] tables")
+    tables = _over(below, raw)
+    if more and isinstance(tables.get("sources"), list):
+        tables["sources"] = [*tables["sources"], *more]
+    return tables
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
