@@ -1,6 +1,7 @@
 """What many test modules share: the command line, and an object store on this machine."""
 
 import logging
+import signal
 import sys
 import uuid
 
@@ -9,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from tilingseg.cli import main
 
+# A shell has its background jobs ignore Ctrl-C, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A machine that others use too may stand still for longer than any example should take.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]

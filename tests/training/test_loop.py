@@ -173,15 +173,6 @@ def raise_at(number, step):
     return show
 
 
-@pytest.fixture
-def ctrl_c():
-    """Ctrl-C is heard: jobs in the background of a shell ignore it, packages may set their own."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_job_interrupted_after_any_step_goes_on_with_the_next_one(data, tmp_path, number):
     recipe = make_recipe(steps=7)
@@ -197,7 +188,6 @@ def test_a_job_interrupted_after_any_step_goes_on_with_the_next_one(data, tmp_pa
     assert log_but_seconds(out) == log_but_seconds(tmp_path / "straight")
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_the_second_interrupt_does_not_wait_for_the_step(data, tmp_path, monkeypatch):
     def interrupted_twice(*_):
         signal.raise_signal(signal.SIGINT)
