@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -64,6 +66,32 @@ def test_the_decoder_computes_no_more_than_the_core_needs(fold_px):
     # two pixels on each side; at the true edge there is no more
     assert seen[1] == (64 // fold_px + 4, 64 // fold_px + 2)
     assert seen[0] == (32 // fold_px + 6, 32 // fold_px + 3)
+
+
+def maps_alive():
+    """Where the numbers of all tensors of this process lie that are no weights."""
+    tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+@pytest.mark.parametrize("fold_px", [1, 4])
+@torch.inference_mode()
+def test_no_map_lives_longer_than_it_is_needed(fold_px):
+    module = UNet(3, 1, UNetOptions(features=(4, 8, 8), fold_px=fold_px)).eval()
+    alive = {}
+
+    def note(block, maps):
+        alive[block] = len(maps_alive() - before)
+
+    for block in (*module.encoder, module.bottom, *module.decoder):
+        block.register_forward_pre_hook(note)
+    before = maps_alive()
+    side = 64 * fold_px
+    core_logits(module, torch.randn(1, 3, side, side), (slice(16, side - 16),) * 2)
+    # what is convolved and the skips above; on the way up also what was raised
+    assert [alive[block] for block in module.encoder] == [1, 2, 3]
+    assert alive[module.bottom] == 4
+    assert [alive[block] for block in module.decoder] == [4, 3, 2]
 
 
 def test_other_networks_are_run_whole():

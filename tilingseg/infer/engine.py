@@ -129,9 +129,11 @@ class TorchEngine:
 
     def _probabilities(self, pixels: torch.Tensor, valid: torch.Tensor, part: Part) -> torch.Tensor:
         """Infer what is on the device; nothing here waits for it."""
-        batch = normalize(pixels, valid, self._scaling, self._spec)
         with self._settings():
-            logits = self._forward(self._module, batch, part)
+            # the normalised pixels get no name: they are gone as soon as the network has taken them
+            logits = self._forward(
+                self._module, normalize(pixels, valid, self._scaling, self._spec), part
+            )
         height, width = (
             len(range(*cut.indices(n))) for cut, n in zip(part, pixels.shape[2:], strict=True)
         )

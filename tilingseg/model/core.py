@@ -53,32 +53,29 @@ def core_logits(module: nn.Module, pixels: Tensor, core: tuple[slice, slice]) ->
         logits: Tensor = module(pixels)
         return logits[:, :, core[0], core[1]]
     network = cast("UNet", module)
-    x = network.fitted(pixels)
+    fits = height % network.multiple_px == width % network.multiple_px == 0
+    # to add nothing would be a copy
+    x = network.fold(pixels) if fits else network.fitted(pixels)
+    x = x.contiguous(memory_format=torch.channels_last)
+    del pixels  # here and below a name would keep a map alive that nobody needs any more
     by_row = _needs(network, rows, x.shape[2])
     by_col = _needs(network, cols, x.shape[3])
-    joined = []
+    skips = []
     for block, row, col in zip(network.encoder, by_row, by_col, strict=False):
         x = block(x)
-        # The decoder's input is filled in two steps, so that the rest of the skip is free already.
-        shape = (len(x), 2 * x.shape[1], row.stop - row.start, col.stop - col.start)
-        both = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        both[:, : x.shape[1]] = x[:, :, row.start : row.stop, col.start : col.stop]
-        joined.append(both)
+        skips.append(_skip(x, row, col))
         x = network.pool(x)
     x = network.bottom(x)
     row, col = by_row[-1], by_col[-1]
     x = x[:, :, row.start : row.stop, col.start : col.stop]
-    levels = reversed(list(zip(joined, pairwise(by_row), pairwise(by_col), strict=True)))
-    del joined
-    for upsample, block, (both, rows_of, cols_of) in zip(
+    levels = reversed(list(zip(pairwise(by_row), pairwise(by_col), strict=True)))
+    for upsample, block, (rows_of, cols_of) in zip(
         network.upsamplers, network.decoder, levels, strict=True
     ):
-        raised = upsample(x)  # begins at twice the first position of the level below
+        # what is raised begins at twice the first position of the level below
         top, left = (own.start - 2 * below.output_start for own, below in (rows_of, cols_of))
-        n_skip = both.shape[1] - raised.shape[1]
-        both[:, n_skip:] = raised[:, :, top : top + both.shape[2], left : left + both.shape[3]]
         row, col = rows_of[0], cols_of[0]
-        x = block(both)[
+        x = block(_joined(skips.pop(), upsample(x), top, left))[
             :, :, _cut(row.start, row.output_start, row.output_stop),
             _cut(col.start, col.output_start, col.output_stop),
         ]  # fmt: skip
@@ -114,6 +111,24 @@ def core_share(module: nn.Module) -> float:
 
 def _can_be_cut(module: nn.Module) -> bool:
     return isinstance(module, UNet) and module.options.convolution == "padded"
+
+
+def _skip(x: Tensor, row: _Need, col: _Need) -> Tensor:
+    """Return what the decoder needs of a map, with as many channels again that are still empty.
+
+    Its other half is filled later: putting both together then would take the room of a third.
+    """
+    shape = (len(x), 2 * x.shape[1], row.stop - row.start, col.stop - col.start)
+    both = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    both[:, : x.shape[1]] = x[:, :, row.start : row.stop, col.start : col.stop]
+    return both
+
+
+def _joined(both: Tensor, raised: Tensor, top: int, left: int) -> Tensor:
+    """Fill the empty channels of a skip with what was raised, from a position of that on."""
+    n_skip = both.shape[1] - raised.shape[1]
+    both[:, n_skip:] = raised[:, :, top : top + both.shape[2], left : left + both.shape[3]]
+    return both
 
 
 def _needs(network: UNet, core: tuple[int, int], size: int) -> list[_Need]:
