@@ -18,6 +18,7 @@ import torch
 
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg.infer import TorchEngine
 from tilingseg.model.load import load_model
 from tilingseg.output_folder import WORK
 
@@ -157,6 +158,30 @@ class TestRun:
         plan = json.loads((tmp_path / "out" / "run.json").read_text())["plan"]
         assert plan["tiling"]["stitching"] == "exact"
         assert "measured" in plan["tiling"]["reason"]
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+    def test_a_network_without_a_reach_that_does_not_fit_is_told_what_to_do(
+        self, call, tmp_path, model, scene, monkeypatch
+    ):
+        class Centred(torch.nn.Module):
+            def forward(self, pixels):
+                return (pixels - pixels.mean((2, 3), keepdim=True))[:, :2]
+
+        script = torch.jit.trace(Centred(), torch.zeros(1, 3, 64, 64))
+        path = tmp_path / "whole.pt"
+        spec = load_model(model).spec.to_json()
+        torch.jit.save(script, path, _extra_files={"tilingseg": spec})
+
+        def refuse(*_):
+            raise torch.OutOfMemoryError("pretended")
+
+        monkeypatch.setattr(TorchEngine, "probabilities", refuse)
+        arguments = "-o", tmp_path / "out", "--model", path, "--torchscript", "--engine", "torch"
+        code, out, err = call("run", scene, *arguments, "-q")
+        assert (code, out) == (1, "")
+        assert err.count("\n") == 1
+        assert re.search(r"tile 0 at .* do not fit .* use a smaller --tile-size", err)
+        assert not list((tmp_path / "out").glob("scene*"))
 
     def test_has_a_default_folder(self, call, tmp_path, model, scene, monkeypatch):
         monkeypatch.chdir(tmp_path)
