@@ -1,3 +1,6 @@
+import errno
+import threading
+
 import pytest
 
 from tilingseg.atomic import whole, write_whole
@@ -29,6 +32,30 @@ def test_the_old_file_stays_when_the_block_fails(tmp_path):
         interrupted()
     assert names(tmp_path) == ["mask.tif"]
     assert path.read_text() == "old"
+
+
+def test_what_threads_of_a_failed_writer_still_write_is_removed(tmp_path):
+    def write_on(folder):
+        for number in range(500):
+            try:
+                (folder / str(number)).write_text("late")
+            except OSError:
+                return  # the folder is gone
+
+    def fail():
+        with whole(tmp_path / "mask.zarr") as part:
+            part.mkdir()
+            writer = threading.Thread(target=write_on, args=(part,))
+            writers.append(writer)
+            writer.start()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    writers = []
+    for _ in range(5):
+        with pytest.raises(OutputError, match="No space left"):
+            fail()
+        writers.pop().join()
+        assert names(tmp_path) == []
 
 
 def test_what_a_killed_process_left_is_removed_and_neighbours_are_not(tmp_path):

@@ -5,8 +5,10 @@ Objects of an object store do so by themselves; `write_whole` and `write_shared`
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -17,6 +19,11 @@ from tilingseg.places import is_remote, move, refusals, why
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+_TRIES, _PAUSE_S = 20, 0.1
+_WRITTEN_TO = {errno.ENOTEMPTY, errno.ENOENT}
+"""A file came after the folder was emptied, or got its final name before it was removed."""
 
 
 def make_folder(path: Path) -> None:
@@ -127,9 +134,22 @@ def _remove_parts(path: Path) -> None:
     for leftover in path.parent.iterdir():
         if leftover.name.startswith(prefix):
             if leftover.is_dir():
-                shutil.rmtree(leftover)
+                _remove_folder(leftover)
             else:
                 leftover.unlink()
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder in which threads of a writer that failed, such as Zarr, may still write."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in _WRITTEN_TO or not tries_left:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 def _flush(part: Path) -> None:
