@@ -15,17 +15,20 @@ import shapely
 import torch
 from shapely.affinity import affine_transform
 
+import tilingseg.flow
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
+from tilingseg.decision import Decision
 from tilingseg.errors import ModelError, OutputError, PlanError, TileError
 from tilingseg.flow import open_store, prepare_in, run
 from tilingseg.folder_lock import LOCK
 from tilingseg.grid import Window
-from tilingseg.infer import TorchEngine
+from tilingseg.infer import ReadAhead, TorchEngine
 from tilingseg.infer.runtimes import is_installed
 from tilingseg.job import RunOptions, prepare
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import WORK, OutputFolder, OutputOptions
+from tilingseg.readers.raster import RasterReader
 from tilingseg.records import NODATA, Scaling
 from tilingseg.store import WorkStore
 from tilingseg.tiling import TilingOptions
@@ -469,6 +472,37 @@ def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, 
             masks.append(dataset.read(1))
     assert n_refused[0] > 2
     assert np.array_equal(*masks)
+
+
+def test_tiles_that_nobody_will_infer_are_not_waited_for(scene, model, tmp_path, monkeypatch):
+    read, n_read = RasterReader.read, [0]
+
+    def slowly(reader, window):
+        n_read[0] += 1
+        time.sleep(0.1)
+        return read(reader, window)
+
+    def fail(*_args):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(RasterReader, "read", slowly)
+    monkeypatch.setattr(TorchEngine, "probabilities", fail)
+    ahead = ReadAhead(n_tiles=4, n_next=60, n_bytes=None)  # as for a GPU
+    monkeypatch.setattr(tilingseg.flow, "_read_ahead", lambda _job: ahead)
+    tiling = replace(SMALL_TILES, region_px=128)
+    with pytest.raises(TileError, match="no kernel"):
+        run(scene, tmp_path / "out", options=options_for(model, engine="torch", tiling=tiling))
+    assert n_read[0] < 20
+
+
+def test_memory_that_runs_out_after_the_network_names_the_tile(scene, model, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(Decision, "finish", fail)
+    said = r"tile \d+ at row \d+ px, column \d+ px: .*--tile-size \(CUDA out of memory.\)$"
+    with pytest.raises(TileError, match=said):
+        run(scene, tmp_path / "out", options=options_for(model, engine="torch"))
 
 
 def test_rows_that_cannot_be_stored_are_named(scene, model, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from torch.overrides import TorchFunctionMode
 
 import tilingseg.job
 from tests import fake_cuda
@@ -21,6 +22,7 @@ from tilingseg.infer.devices import MAX_READERS, choose_precision, choose_reader
 from tilingseg.infer.upload import N_BUFFERS, Upload
 from tilingseg.job import DEVICE_SHARE, RunOptions, prepare
 from tilingseg.model.load import load_model
+from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import OutputOptions
 from tilingseg.records import NODATA, Prediction, Scaling
 from tilingseg.stitch import stitch
@@ -208,6 +210,40 @@ class TestDecision:
             assert (part.mask == NODATA).sum() == 2 == 800 - part.n_valid
             assert (part.mask[0] == (row == 2)).all()
             assert (part.probability[0, 0] == np.floor((0.2 + 0.3 * row) * 255 + 0.5)).all()
+
+
+class _Copies(TorchFunctionMode):
+    """Takes down whether copies to a device are waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.waited = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to:
+            self.waited.append(not (kwargs or {}).get("non_blocking", False))
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_not_cuda_waits_for_copies_of_what_is_let_go():
+    # Apple's GPU reads the source later (PyTorch 2.x, its issue 189690); `meta` stands for it.
+    grid = TileGrid(height=60, width=40, tile_size_px=20, overlap_px=4)
+    pixels = torch.empty((1, 3, 8, 8), device="meta")
+    row = [
+        Prediction(
+            tile=grid.tile(0, 0),
+            window=grid.tile(0, 0).window,
+            probability=torch.empty((1, 20, 20), device="meta"),
+            valid=np.ones((20, 20), bool),
+        )
+    ]
+    decision = Decision(class_indexes=(0,), thresholds=(0.5,))
+    with _Copies() as copies:
+        normalize(pixels, torch.empty((1, 8, 8), dtype=torch.bool, device="meta"), BYTES, SPEC)
+        with pytest.raises(NotImplementedError):  # there is nothing to give
+            list(stitch([row], grid, grid.scene_window, decision, exact=False))
+    assert copies.waited
+    assert all(copies.waited)
 
 
 class TestChoices:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "readers": {"errors", "grid", "places", "records"},
     "infer": {"atomic", "errors", "memo", "model", "records"},
     "decision": {"records"},
-    "stitch": {"grid", "records"},
+    "stitch": {"errors", "grid", "records"},
     "store": {"atomic", "errors", "places", "plan", "quicklook", "records"},
     "vectorize": {"errors", "grid", "records"},
     "features": {"atomic", "errors", "records"},

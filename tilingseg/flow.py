@@ -335,6 +335,7 @@ def infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:
             Background("write") as writer,
             ExitStack() as lent,
         ):
+            lent.callback(readers.shutdown, wait=False, cancel_futures=True)  # where one fails
             begin_next()
             while upcoming:
                 if hands is None:

@@ -14,6 +14,7 @@ travel to the host. Rows of a GPU leave before it has finished them: see `Stitch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tilingseg.errors import TileError
 from tilingseg.grid import Window
 from tilingseg.records import NODATA
 
@@ -71,18 +73,36 @@ def stitch(
         core: pixels of the region.
         decision: classes and thresholds.
         exact: take the cores of the tiles; otherwise blend.
+
+    Raises:
+        TileError: the device has no memory for it; the error of a tile goes on as it is.
     """
     band = _ExactBand(core, decision) if exact else _BlendedBand(core, decision, grid)
     for row in rows:
         span = grid.row_span(row[0].tile.row)
         top, bottom = (span.core_start, span.core_stop) if exact else (span.start, span.stop)
         yield from band.flush(top)
-        band.extend(bottom)
+        with _named(row[0].tile):
+            band.extend(bottom)
         for prediction in row:
             part = core.intersection(prediction.window)
             if part is not None:
-                band.add(prediction, part)
+                with _named(prediction.tile):
+                    band.add(prediction, part)
     yield from band.flush(core.row_stop)
+
+
+@contextmanager
+def _named(tile: Tile) -> Iterator[None]:
+    """Name the tile that a device has no memory for after it was inferred."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TileError(
+            f"tile {tile.index} at row {tile.core.row} px, column {tile.core.col} px: the device "
+            "has no memory to put it beside the others; use a smaller --tile-size "
+            f"({str(error).partition(chr(10))[0]})"
+        ) from error
 
 
 def axis_weights(grid: TileGrid, axis: int, index: int) -> NDArray[np.float32]:
@@ -135,8 +155,9 @@ class _Weights:
     def _axis(self, axis: int, index: int, device: torch.device) -> torch.Tensor:
         if (axis, index) not in self._known:
             weights = torch.from_numpy(axis_weights(self._grid, axis, index))
-            # only a copy that need not be waited for leaves a GPU at its work
-            self._known[axis, index] = weights.to(device, non_blocking=True)
+            # Only a copy that need not be waited for leaves a GPU at its work; CUDA has taken the
+            # source when the call returns, Apple's GPU may read it when it is gone.
+            self._known[axis, index] = weights.to(device, non_blocking=device.type == "cuda")
         return self._known[axis, index]
 
 

@@ -6,15 +6,18 @@ import dataclasses
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.makers import make_noise_job
 from tests.training.test_samples import make_raster, make_recipe, make_source
 from tilingseg.training.augment import AugmentOptions
-from tilingseg.training.batches import draw_ahead, workers_for
+from tilingseg.training.batches import draw_ahead, lost_workers_told, workers_for
 from tilingseg.training.group import Group
 from tilingseg.training.samples import draw_batch
 
@@ -57,23 +60,75 @@ def test_processes_of_a_group_draw_different_batches(workers):
     ahead.close()
 
 
-def test_workers_outlive_an_interrupt_and_end_with_the_job():
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_workers_outlive_an_interrupt_and_end_with_the_job(number):
     before = children()
     ahead = draw_ahead(make_rasters(), noisy_recipe(), ALONE, 0, 2)
-    next(ahead)
+    for _ in itertools.islice(ahead, 2):
+        pass  # each worker has begun
     workers = children() - before
     assert len(workers) == 2
-    for process in workers:
-        os.kill(process, signal.SIGINT)
+    for process in workers:  # as a batch system does it, which is not their parent
+        subprocess.run(["kill", "-s", number[3:], str(process)], check=True)
     for _ in itertools.islice(ahead, 8):
         pass
     assert children() - before == workers
     ahead.close()
+    wait_for_the_end_of(workers)
+
+
+def test_workers_end_when_their_parent_says_so():
+    before = children()
+    ahead = draw_ahead(make_rasters(), noisy_recipe(), ALONE, 0, 2)
+    for _ in itertools.islice(ahead, 2):
+        pass  # each worker has begun
+    workers = children() - before
+    for process in workers:
+        os.kill(process, signal.SIGTERM)
+    wait_for_the_end_of(workers)
+    ahead.close()
+
+
+def test_a_job_without_its_workers_ends_in_one_line(tmp_path):
+    recipe = make_noise_job(tmp_path)
+    lines = """
+import os, pathlib, signal, time
+import tilingseg.training.loop as loop
+from tilingseg.cli import main
+loop.workers_for = lambda *_: 2
+update = loop._update
+def kill_and_update(*args):
+    own = os.getpid()
+    for number in pathlib.Path(f"/proc/{own}/task/{own}/children").read_text().split():
+        os.kill(int(number), signal.SIGKILL)
+        time.sleep(1)
+    return update(*args)
+loop._update = kill_and_update
+main()
+"""
+    command = [sys.executable, "-c", lines, "train", str(recipe), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "error: a process that cuts windows is gone (DataLoader worker" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_errors_of_a_training_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), lost_workers_told():
+        raise RuntimeError("shapes differ")
+
+
+def wait_for_the_end_of(workers):
     for _ in range(100):
-        if not children() & workers:
-            break
+        if all(has_ended(number) for number in workers):
+            return
         time.sleep(0.05)
-    assert not children() & workers
+    pytest.fail(f"{workers} live on")
+
+
+def has_ended(number):
+    stat = Path(f"/proc/{number}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def children():

@@ -65,8 +65,9 @@ def normalize(
             return normalized
         return normalized.masked_fill_(~valid.unsqueeze(1), 0)
     numbers = torch.tensor((scaling.low, scaling.high, spec.mean, spec.std), dtype=torch.float32)
-    # A copy that is waited for would let a GPU run out of work.
-    low, high, mean, std = numbers.to(pixels.device, non_blocking=True).view(4, 1, -1, 1, 1)
+    # A copy that is waited for would let a GPU run out of work; Apple's reads what is gone by then.
+    waits = pixels.device.type != "cuda"
+    low, high, mean, std = numbers.to(pixels.device, non_blocking=not waits).view(4, 1, -1, 1, 1)
     scaled = pixels.float().sub_(low).div_(high - low).clamp_(0, 1)
     return scaled.sub_(mean).div_(std).masked_fill_(~valid.unsqueeze(1), 0)
 

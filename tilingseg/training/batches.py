@@ -11,16 +11,19 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader, Dataset
 
+from tilingseg.errors import TrainingError
 from tilingseg.training.samples import Batch, cut_batch, draw_batch, vary_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from tilingseg.training.group import Group
     from tilingseg.training.recipe import TrainingRecipe
@@ -84,6 +87,25 @@ def draw_ahead(
             ahead.cancel()
 
 
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Say in one line that a worker process is gone; PyTorch may raise that at any moment.
+
+    Raises:
+        TrainingError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        raise TrainingError(
+            f"a process that cuts windows is gone ({reason}), mostly for want of memory or of room "
+            "in /dev/shm; go on with --resume, and fewer --threads for fewer such processes"
+        ) from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Windows(Dataset[Batch]):
     """Batches by their number, as `DataLoader` asks for them."""
@@ -96,6 +118,14 @@ class _Windows(Dataset[Batch]):
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Let Ctrl-C, which a terminal sends to all, end a job only after its step."""
+    """Let Ctrl-C and SIGTERM, which may be sent to all, end a job only after its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told_by(parent: int) -> None:
+    """Wait for a SIGTERM of one process, and disregard those of others such as a batch system."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

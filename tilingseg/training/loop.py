@@ -29,7 +29,7 @@ from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
 from tilingseg.model.load import build_network, load_trainable, save_model
 from tilingseg.model.normalize import normalize
-from tilingseg.training.batches import draw_ahead, workers_for
+from tilingseg.training.batches import draw_ahead, lost_workers_told, workers_for
 from tilingseg.training.checkpoint import (
     CHECKPOINT,
     State,
@@ -92,7 +92,8 @@ def train(
         Path of the model file.
 
     Raises:
-        TrainingError: the data are unusable, `out` holds another job, or the loss is not finite.
+        TrainingError: the data are unusable, `out` holds another job, the loss is not finite, or a
+            process that cuts windows is gone.
         OutputError: `out` cannot be written, or the disk is full; the last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the last step is there.
     """
@@ -109,7 +110,8 @@ def train(
     group = join_group()
     try:
         workers = workers_for(group, threads)
-        return _train(recipe, (training, held_out), out, (group, workers), progress)
+        with lost_workers_told():
+            return _train(recipe, (training, held_out), out, (group, workers), progress)
     finally:
         group.leave()
 
