@@ -40,9 +40,10 @@ PASS_BYTES = 300_000_000
 """What one forward pass may use on a processor, bytes."""
 FORWARD_FACTOR = 2.7
 """Peak memory of a forward pass over its activations alone, measured: kernels borrow, and the
-allocator keeps what it has freed where there are no large pages."""
+allocator keeps what it has freed."""
 CORE_FACTOR = 2.2
-"""The same where only the core of a tile is computed to the end, measured."""
+"""The same where only the core of a tile is computed to the end, measured before maps were let go
+the moment they are used: on the safe side by now."""
 MAX_BATCH = 8
 """Tiles in one forward pass beyond which nothing is gained."""
 TILE_COST_PX = 4000
