@@ -66,15 +66,17 @@ def draw_ahead(
     first = first_step * recipe.schedule.accumulate * group.size + group.rank
     numbers = itertools.count(first, group.size)
     if workers:
-        windows = _Windows(rasters=rasters, recipe=recipe)
-        for batch in DataLoader(
-            windows,
+        loader = DataLoader(
+            _Windows(rasters=rasters, recipe=recipe),
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
             multiprocessing_context="fork",
             worker_init_fn=_leave_signals_to_the_parent,
-        ):
+        )
+        with _sigterm_blocked():
+            batches = iter(loader)
+        for batch in batches:
             yield vary_batch(batch, recipe.augment, group.device)
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(draw_batch, rasters, recipe, next(numbers), group.device)
@@ -117,10 +119,22 @@ class _Windows(Dataset[Batch]):
         return cut_batch(self.rasters, self.recipe, number)
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Keep SIGTERM from all threads of the processes that are forked meanwhile.
+
+    A worker cannot do that itself: libraries start threads in it before its first own line.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_the_parent(_worker: int) -> None:
     """Let Ctrl-C and SIGTERM, which may be sent to all, end a job only after its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
 
 
