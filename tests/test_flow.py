@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -474,6 +475,18 @@ def test_memory_that_runs_out_at_random_changes_no_mask(scene, model, tmp_path, 
     assert np.array_equal(*masks)
 
 
+@pytest.mark.parametrize(
+    ("device", "side_px", "n_tiles", "n_next"),
+    [("cpu", 512, 23, 1), ("cpu", 4096, 1, 1), ("cuda", 512, 36, 36), ("cuda", 8192, 8, 8)],
+)
+def test_what_is_read_ahead_fits_the_memory(device, side_px, n_tiles, n_next):
+    scene = SimpleNamespace(bands=("red", "green", "blue"), dtype="uint8")
+    tiling = SimpleNamespace(batch_size=32, grid=SimpleNamespace(tile_shape=(side_px, side_px)))
+    plan = SimpleNamespace(tiling=tiling, model=SimpleNamespace(device_type=device))
+    job = SimpleNamespace(workers=4, plan=plan, reader=SimpleNamespace(scene=scene))
+    assert tilingseg.flow._read_ahead(job) == ReadAhead(n_tiles=n_tiles, n_next=n_next)
+
+
 def test_tiles_that_nobody_will_infer_are_not_waited_for(scene, model, tmp_path, monkeypatch):
     read, n_read = RasterReader.read, [0]
 
@@ -487,7 +500,7 @@ def test_tiles_that_nobody_will_infer_are_not_waited_for(scene, model, tmp_path,
 
     monkeypatch.setattr(RasterReader, "read", slowly)
     monkeypatch.setattr(TorchEngine, "probabilities", fail)
-    ahead = ReadAhead(n_tiles=4, n_next=60, n_bytes=None)  # as for a GPU
+    ahead = ReadAhead(n_tiles=4, n_next=60)  # as for a GPU
     monkeypatch.setattr(tilingseg.flow, "_read_ahead", lambda _job: ahead)
     tiling = replace(SMALL_TILES, region_px=128)
     with pytest.raises(TileError, match="no kernel"):

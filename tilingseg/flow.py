@@ -10,6 +10,7 @@ are missing, and outputs get their final names only when they are whole.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tilingseg.area import area_mask
 from tilingseg.background import Background
@@ -54,6 +57,11 @@ if TYPE_CHECKING:
     from tilingseg.progress import Progress
     from tilingseg.records import Prediction, Region, RunReport
     from tilingseg.stitch import StitchedRows
+
+READ_AHEAD_BYTES = 24_000_000
+"""Pixels that may be read before the network asks for them, bytes."""
+READ_AHEAD_GPU_BYTES = 2_000_000_000
+"""The same before a GPU, whose network does not need the machine's memory."""
 
 
 def run(
@@ -162,11 +170,15 @@ def _started(
 
 
 def _read_ahead(job: Job) -> ReadAhead:
-    n_tiles = job.workers + job.plan.tiling.batch_size
-    if job.plan.model.device_type != "cuda":
-        return ReadAhead(n_tiles=n_tiles)
-    # The host's memory is not the network's, which may go through a region while a tile is read.
-    return ReadAhead(n_tiles=n_tiles, n_next=n_tiles, n_bytes=None)
+    """Return how many tiles may be read before the network asks for them."""
+    scene, tiling = job.reader.scene, job.plan.tiling
+    pixel_bytes = len(scene.bands) * np.dtype(scene.dtype).itemsize + 1
+    tile_bytes = math.prod(tiling.grid.tile_shape) * pixel_bytes
+    on_gpu = job.plan.model.device_type == "cuda"
+    n_bytes = READ_AHEAD_GPU_BYTES if on_gpu else READ_AHEAD_BYTES
+    n_tiles = min(job.workers + tiling.batch_size, 1 + n_bytes // tile_bytes)
+    # A GPU may go through a region while a tile is read.
+    return ReadAhead(n_tiles=n_tiles, n_next=n_tiles if on_gpu else 1)
 
 
 def _infer(

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from tilingseg.infer.tally import Tally
     from tilingseg.records import SceneReader
 
-READ_AHEAD_BYTES = 24_000_000
-"""Pixels that may be read before the network asks for them, bytes."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadAhead:
@@ -49,8 +46,6 @@ class ReadAhead:
     """Tiles of a region."""
     n_next: int = 1
     """Tiles of the regions after it."""
-    n_bytes: int | None = READ_AHEAD_BYTES
-    """Fewer tiles of a region where their pixels need more than this, bytes; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,7 +126,7 @@ class Reading:
         try:
             for tile in self._tiles:
                 self._pending.append(self._source.pool.submit(_load, tile, self._source))
-                if len(self._pending) > _most_pending(tile, self._source):
+                if len(self._pending) > self._source.read_ahead.n_tiles:
                     yield self._pending.popleft().result()
             if self._then is not None:
                 self._then()
@@ -201,16 +196,6 @@ def _groups(loads: Iterator[_Loaded], batch_size: int, tally: Tally) -> Iterator
             n_wanted, part = n_wanted + 1, item.part
     if group:
         yield group
-
-
-def _most_pending(tile: Tile, source: TileSource) -> int:
-    """Return how many tiles may be read before the network asks for them."""
-    scene = source.reader.scene
-    pixel_bytes = len(scene.bands) * np.dtype(scene.dtype).itemsize + 1
-    most = source.read_ahead
-    if most.n_bytes is None:
-        return most.n_tiles
-    return min(most.n_tiles, 1 + most.n_bytes // (tile.window.area * pixel_bytes))
 
 
 def _load(tile: Tile, source: TileSource) -> _Loaded:
