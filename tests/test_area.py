@@ -19,6 +19,13 @@ PLAIN = ArrayReader(
 ).scene
 
 
+def in_degrees(west):
+    """Return a scene of 20 × 15 degrees, 0.25 degrees a pixel, from 7.5° N southwards."""
+    transform = (0.25, 0.0, west, 0.0, -0.25, 7.5)
+    georef = Georef(crs="EPSG:4326", transform=transform, pixel_m=(27_000, 27_000))
+    return ArrayReader(PIXELS, georef=georef).scene
+
+
 def test_a_box_is_in_the_scenes_crs():
     area = area_from_box(SCENE, (500_005.0, 4_999_980.0, 500_020.0, 4_999_995.0))
     assert area.bounds == (10, 10, 40, 40)
@@ -95,6 +102,32 @@ class TestFile:
         path = self.write(tmp_path / "a.geojson", [shapely.box(-180, -90, -100, 90)], "EPSG:4326")
         with pytest.raises(PlanError, match="does not overlap"):
             area_from_file(SCENE, path)
+
+    @pytest.mark.parametrize("west", [170.0, -190.0])
+    def test_in_two_parts_at_the_date_line_is_one(self, tmp_path, west):
+        # as RFC 7946 asks for; the scene runs on past the line
+        parts = [shapely.box(175, 0, 180, 5), shapely.box(-180, 0, -175, 5)]
+        path = self.write(tmp_path / "a.geojson", parts, "EPSG:4326")
+        area = area_from_file(in_degrees(west), path)
+        assert area.symmetric_difference(shapely.box(20, 10, 60, 30)).area < 1e-6
+
+    @pytest.mark.parametrize(
+        ("west", "box", "columns"),
+        [(350.0, (-5, 0, -3, 5), (20, 28)), (-10.0, (355, 0, 357, 5), (20, 28))],
+    )
+    def test_counts_longitudes_in_either_way(self, tmp_path, west, box, columns):
+        path = self.write(tmp_path / "a.geojson", [shapely.box(*box)], "EPSG:4326")
+        for area in (area_from_file(in_degrees(west), path), area_from_box(in_degrees(west), box)):
+            assert (area.bounds[0], area.bounds[2]) == pytest.approx(columns)
+
+    def test_of_invalid_polygons_is_made_valid(self, tmp_path):
+        # two that cross themselves and each other, which no union is defined for
+        bows = [
+            shapely.Polygon([(x, 0), (x + 40, 40), (x + 40, 0), (x, 40.5)]) for x in (5, 12, 13.7)
+        ]
+        area = area_from_file(PLAIN, self.write(tmp_path / "a.gpkg", bows))
+        assert area.is_valid
+        assert 1000 < area.area < 60 * 80
 
     def test_a_table_is_refused(self, tmp_path):
         (tmp_path / "a.csv").write_text("name,x\na,1\n")

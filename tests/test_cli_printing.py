@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from tilingseg.cli import printing
 
 if TYPE_CHECKING:
     import pytest
+
+
+def test_models_are_told_where_characters_are_missing():
+    # what a pipe of Windows takes
+    done = subprocess.run(
+        [sys.executable, "-m", "tilingseg", "info", "buildings-roads"],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "building ? 0.4" in done.stdout.decode("cp1252")
 
 
 class Terminal(io.StringIO):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -81,7 +82,7 @@ def test_another_plan_is_refused_with_the_difference(folder_of_outputs, plan):
         WorkStore.resume(folder_of_outputs / "work", other)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_damaged_plan_is_refused(folder_of_outputs, plan, text):
     WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     (folder_of_outputs / "work" / "plan.json").write_text(text)
@@ -119,6 +120,19 @@ def test_a_completion_record_appears_after_the_pixels_are_flushed(tmp_path, plan
     assert chunks
     assert set(order[:-1]) == chunks
     assert re.search(r"done/000000\.json\.\w+\.part$", order[-1])
+
+
+def test_a_disk_that_is_full_at_the_flush_is_told_in_one_line(tmp_path, plan, monkeypatch):
+    store = WorkStore.create(tmp_path / "work", plan, SCALING)
+    write_noise(store, plan.grid.scene_window)
+
+    def refuse(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OutputError, match="No space left on device; free some space and repeat"):
+        store.complete(plan.grid.scene_window, REPORT)
+    assert store.completed() == {}
 
 
 def test_a_removed_store_is_gone(folder_of_outputs, plan):

@@ -13,6 +13,7 @@ import numpy as np
 import shapely
 import shapely.affinity
 from affine import Affine
+from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 
 from tilingseg.errors import PlanError
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
     from tilingseg.records import Scene
 
-_EAST_END = 180.0
-"""Longitudes beyond it count from 0 to 360 degrees."""
+_TURNS_DEG = (-360.0, 0.0, 360.0)
+"""Longitudes that are the same meridian: scenes and areas may count from −180, from 0, or on past
+180."""
 
 
 def area_from_box(scene: Scene, box: tuple[float, float, float, float]) -> BaseGeometry:
@@ -78,7 +80,7 @@ def area_from_file(scene: Scene, path: Path) -> BaseGeometry:
         if shapes.crs is None:
             raise PlanError(f"the area of interest {path} has no CRS; write it with one")
         shapes = _to_scene_crs(shapes, scene, path)
-    return _in_scene(shapely.make_valid(shapes.union_all()), scene, str(path))
+    return _in_scene(shapes.make_valid().union_all(), scene, str(path))
 
 
 def area_window(area: BaseGeometry, scene: Scene) -> Window:
@@ -146,10 +148,15 @@ def _around(scene: Scene, shapes: GeoSeries) -> BaseGeometry | None:
     west, south, east, north = to_shapes.transform_bounds(*_bounds(scene))
     if not np.isfinite((west, south, east, north)).all() or west >= east:
         return None  # beyond the reach of the CRS, or across the date line
-    if shapes.crs.is_geographic and shapes.total_bounds[2] > _EAST_END:
-        return None
     dx, dy = east - west, north - south
-    return shapely.box(west - dx, south - dy, east + dx, north + dy)
+    near = shapely.box(west - dx, south - dy, east + dx, north + dy)
+    return _all_turns(near) if shapes.crs.is_geographic else near
+
+
+def _all_turns(geometry: BaseGeometry) -> BaseGeometry:
+    """Return what longitudes and latitudes mean, on all meridians that are the same."""
+    turned = [shapely.affinity.translate(geometry, turn) for turn in _TURNS_DEG]
+    return shapely.union_all(turned)
 
 
 def _is_finite(shapes: GeoSeries) -> bool:
@@ -158,6 +165,8 @@ def _is_finite(shapes: GeoSeries) -> bool:
 
 def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
     if scene.georef.crs is not None:
+        if CRS.from_user_input(scene.georef.crs).is_geographic:
+            geometry = _all_turns(geometry)
         a, b, c, d, e, f = (~Affine(*scene.georef.transform))[:6]
         geometry = shapely.affinity.affine_transform(geometry, (a, b, d, e, c, f))
     area = geometry.intersection(shapely.box(0, 0, scene.width, scene.height))

@@ -211,10 +211,7 @@ class WorkStore:
             if self._probability is not None:
                 self._probability[:, rows, cols] = probability
         except refusals() as error:
-            raise OutputError(
-                f"cannot write to the work store {self.folder}: {why(error)}; "
-                "free some space and repeat the command, finished regions are kept"
-            ) from error
+            raise self._refused(error) from error
 
     def keep_view(self, index: int, view: Quicklook) -> None:
         """Keep what a region saw and found; before its completion record.
@@ -240,9 +237,16 @@ class WorkStore:
         return "" if stored is None else str(stored.get("ticket", ""))
 
     def complete(self, core: Window, report: RegionReport) -> None:
-        """Flush the chunks of a region to disk, then put its completion record in place."""
+        """Flush the chunks of a region to disk, then put its completion record in place.
+
+        Raises:
+            OutputError: the disk is full or gone.
+        """
         if not is_remote(self.folder):
-            self._flush(core)
+            try:
+                self._flush(core)
+            except OSError as error:  # quotas and network disks may say it only now
+                raise self._refused(error) from error
         write_shared(self._record(report.index), json.dumps(to_json(report)))
 
     def is_complete(self, index: int) -> bool:
@@ -281,6 +285,12 @@ class WorkStore:
         shutil.rmtree(aside, ignore_errors=True)
         self.folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
+
+    def _refused(self, error: BaseException) -> OutputError:
+        return OutputError(
+            f"cannot write to the work store {self.folder}: {why(error)}; "
+            "free some space and repeat the command, finished regions are kept"
+        )
 
     def _view(self, index: int) -> Path:
         return self.folder / "views" / f"{index:06d}.npy"
@@ -350,7 +360,7 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
         raise PlanError(
             f"{folder} is no readable work store ({error}); start anew with --no-resume"
         ) from error
-    if not isinstance(stored, dict):
+    if not isinstance(stored, dict) or not {"plan", "scaling"} <= stored.keys():
         raise PlanError(f"{folder}/plan.json is no plan; start anew with --no-resume")
     return stored
 
@@ -360,8 +370,9 @@ def _slices(window: Window) -> tuple[slice, slice]:
 
 
 def _sync(path: Path) -> None:
+    """Force a chunk to the disk; Windows does so for files that may be written alone."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:  # nothing but fill values: Zarr keeps no file
         return
     try:

@@ -7,6 +7,7 @@ to stdout, progress and errors to stderr. Everything heavy is imported inside th
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -56,6 +57,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # rasterio mutes this itself where a raster lies nowhere by design, but not from several threads
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a pipe of Windows knows no ≥
+        sys.stdout.reconfigure(errors="replace")
     try:
         cli.main(standalone_mode=False)
     except TilingSegError as error:
