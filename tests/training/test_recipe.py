@@ -144,6 +144,25 @@ def test_a_wrong_key_is_named(tmp_path, old, new, message):
     assert "\n" not in str(caught.value)
 
 
+def test_softmax_needs_labels_of_every_class(tmp_path):
+    whole = '{ name = "building", values = [1] }, '
+    softmax = GOOD.replace("seed = 3", 'seed = 3\nactivation = "softmax"')
+    both = softmax.replace("classes = [{", f"classes = [{whole}{{")
+    assert read_recipe(write(tmp_path, both)).activation == "softmax"
+    measured = softmax[softmax.index("[[sources]]") :].replace("train", "validation")
+    assert len(read_recipe(write(tmp_path, both + measured)).sources) == 2
+    with pytest.raises(TrainingError, match="'here' does not label 'building': with softmax only"):
+        read_recipe(write(tmp_path, softmax))
+
+
+def test_patience_needs_something_to_judge_by(tmp_path):
+    patient = GOOD.replace("steps = 10", "steps = 10\npatience = 2")
+    with pytest.raises(TrainingError, match="patience is 2, but nothing is held out to judge by"):
+        read_recipe(write(tmp_path, patient))
+    blocks = patient.replace('split = "train"', 'split = "blocks"')
+    assert read_recipe(write(tmp_path, blocks)).schedule.patience == 2
+
+
 def test_a_recipe_can_extend_another_one(tmp_path):
     base = read_recipe(write(tmp_path, GOOD))
     larger = tmp_path / "larger.toml"

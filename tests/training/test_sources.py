@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from scipy import ndimage
-from shapely import box
+from shapely import LineString, box
 
 from tilingseg.errors import TrainingError
 from tilingseg.training.labels import held_out_blocks
@@ -17,7 +17,11 @@ from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.loop import train
 from tilingseg.training.losses import UNKNOWN, LossOptions
 from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
-from tilingseg.training.sources import load_sources, refuse_absent_classes
+from tilingseg.training.sources import (
+    load_sources,
+    refuse_absent_classes,
+    refuse_without_background,
+)
 
 CRS = "EPSG:32633"
 
@@ -187,7 +191,10 @@ def test_splits_are_kept_apart(folder):
         ({"exclude": ("*",)}, "exclude leave none"),
         ({"mask": "{}_absent.tif"}, "mask .*a_absent.tif cannot be read"),
         ({"classes": (ClassLabel(name="road", vectors="{}.gpkg"),)}, "labels .*a.gpkg cannot be"),
-        ({"unlabelled": (0, 1, 2, 3, 255)}, "nothing in .* is labelled"),
+        (
+            {"classes": (ClassLabel(name="road", values=(), unlabelled=(0, 1, 2, 3)),)},
+            "nothing in .* is labelled",
+        ),
     ],
 )
 def test_unusable_sources_are_named(folder, changes, message):
@@ -210,8 +217,120 @@ def test_a_mask_in_black_and_white_has_255_as_a_class(folder):
     source = make_source(classes=classes, unlabelled=())
     (raster,) = load_sources(make_recipe(source), folder, "train")
     np.testing.assert_array_equal(raster.labels[0], mask == 255)
+
+
+@pytest.mark.parametrize("crs", [CRS, None])
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_recipe_decides_what_a_mask_means_by_nodata(folder, crs):
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:20, 5:30] = 1
+    write_raster(folder / "a_mask.tif", mask, nodata=0, crs=crs)
+    write_raster(folder / "a_rgb.tif", np.full((3, 40, 50), 9, np.uint8), crs=crs)
+
+    def labels(**changes):
+        recipe = make_recipe(make_source(gsd_m=1.0, **changes), one=True)
+        (raster,) = load_sources(recipe, folder, "train")
+        return raster.labels[0]
+
+    with pytest.raises(
+        TrainingError,
+        match=r"a_mask.tif calls its value 0 nodata: give source 'here' unlabelled = \[0, 255\] if "
+        r"nobody labelled those pixels, or unlabelled = \[255\] if they are background",
+    ):
+        labels()
+    np.testing.assert_array_equal(labels(unlabelled=(255,)), mask)
+    np.testing.assert_array_equal(labels(unlabelled=(0, 255)), np.ones((10, 25)))
+    write_raster(folder / "a_mask.tif", mask + 1, nodata=0, crs=crs)  # declared, and nowhere
+    np.testing.assert_array_equal(labels(classes=(ClassLabel(name="building", values=(2,)),)), mask)
+
+
+def test_a_class_without_background_is_refused(folder):
+    origins = {"a": (500_000, 5_000_000), "b": (600_000, 5_000_000)}
+    write_raster(folder / "b_rgb.tif", stored(folder / "a_rgb.tif"), origin=origins["b"])
+    recipe = make_recipe(
+        make_source(include=("a*",)),
+        make_source(name="there", split="validation", include=("b*",)),
+        one=True,
+    )
+
+    def write_mask(name, *, background):
+        mask = np.ones((40, 50), np.uint8)
+        mask[:, 0] = 0 if background else 1
+        write_raster(folder / f"{name}_mask.tif", mask, origin=origins[name])
+
+    write_mask("a", background=False)
+    write_mask("b", background=False)
+    with pytest.raises(TrainingError, match="no training raster holds a pixel that is known not"):
+        train(recipe, folder, folder / "out")
+    write_mask("a", background=True)
+    with pytest.raises(TrainingError, match="held-out source 'there' holds no pixel that is known"):
+        train(recipe, folder, folder / "out")
+    write_mask("b", background=True)
+    rasters = [load_sources(recipe, folder, split) for split in ("train", "validation")]
+    refuse_without_background(recipe, *rasters)
+
+
+def test_only_the_labelled_area_says_anything(folder):
+    left, top = 500_000, 5_000_000
+    area = box(left + 10, top - 30, left + 40, top - 10)
+    frame_of(area).to_crs(4326).to_file(folder / "a_area.geojson")
+    frame_of(box(left + 5, top - 20, left + 20, top - 5)).to_file(folder / "a.gpkg")
+    classes = (
+        ClassLabel(name="building", values=(1,)),
+        ClassLabel(name="road", vectors="{}.gpkg"),
+    )
+    source = make_source(classes=classes, labelled="{}_area.geojson")
+    (raster,) = load_sources(make_recipe(source), folder, "train")
+    np.testing.assert_array_equal(
+        raster.labels[0], stored(folder / "a_mask.tif")[0][10:30, 10:40] == 1
+    )
+    road = np.zeros((20, 30))
+    road[:10, :10] = 1
+    np.testing.assert_array_equal(raster.labels[1], road)
+    np.testing.assert_array_equal(raster.pixels, stored(folder / "a_rgb.tif")[:, 10:30, 10:40])
+    triangle = area.intersection(box(left, top - 20, left + 25, top))
+    frame_of(area.difference(triangle)).to_crs(4326).to_file(folder / "a_area.geojson")
+    (raster,) = load_sources(make_recipe(source), folder, "train")
+    assert (raster.labels[:, :10, :15] == UNKNOWN).all()
+    assert (raster.labels[:, 10:] != UNKNOWN).all()
+
+
+def test_a_labelled_area_elsewhere_is_refused(folder):
+    frame_of(box(6e5, 5e6, 6e5 + 9, 5e6 + 9)).to_file(folder / "area.gpkg")
+    with pytest.raises(TrainingError, match="area.gpkg lie at 600000,.* do not overlap a_rgb"):
+        load_sources(make_recipe(make_source(labelled="area.gpkg")), folder, "train")
+    frame_of(box(1, 1, 2, 2)).iloc[:0].to_file(folder / "area.gpkg")
+    with pytest.raises(TrainingError, match="nothing in .*a_rgb.tif is labelled"):
+        load_sources(make_recipe(make_source(labelled="area.gpkg")), folder, "train")
+
+
+def test_unlabelled_values_of_a_mask_silence_vectors_too(folder):
+    mask = np.zeros((40, 50), np.uint8)
+    mask[:, 45:] = 7
+    mask[20:] = 255
+    write_raster(folder / "a_mask.tif", mask)
+    frame_of(POLYGON).to_file(folder / "a.gpkg")
+    classes = (
+        ClassLabel(name="building", vectors="{}.gpkg", unlabelled=(7,)),
+        ClassLabel(name="road", values=()),
+    )
     (raster,) = load_sources(make_recipe(make_source(classes=classes)), folder, "train")
-    assert 1 not in raster.labels[0]
+    expected = np.zeros((20, 50), np.uint8)
+    expected[10:20, 5:20] = 1
+    expected[:, 45:] = UNKNOWN
+    np.testing.assert_array_equal(raster.labels[0], expected)
+    assert (raster.labels[1] == 0).all()
+
+
+def test_lines_are_as_wide_as_the_recipe_says(folder):
+    left, top = 500_000, 5_000_000
+    road = LineString([(left - 9, top - 20), (left + 99, top - 20)])
+    frame_of(road).to_crs(4326).to_file(folder / "a.geojson")
+    classes = (ClassLabel(name="road", vectors="{}.geojson", width_m=6.0),)
+    (raster,) = load_sources(make_recipe(make_source(mask=None, classes=classes)), folder, "train")
+    expected = np.zeros((40, 50), np.uint8)
+    expected[17:23] = 1
+    np.testing.assert_array_equal(raster.labels[1], expected)
 
 
 def test_a_recipe_without_a_gsd_takes_pixels_as_they_are(folder):

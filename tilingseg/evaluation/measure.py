@@ -30,14 +30,10 @@ from tilingseg.metrics.pixels import IGNORE, PixelCounts, count_boundary, count_
 from tilingseg.metrics.polygons import compare_footprints
 from tilingseg.output_folder import OutputFolder, OutputOptions
 from tilingseg.readers import open_scene
-from tilingseg.training.labels import (
-    held_out_blocks,
-    labelled_part,
-    read_labels,
-    vector_labels,
-)
+from tilingseg.training.labels import held_out_blocks, labelled_part, read_labels
 from tilingseg.training.losses import UNKNOWN
 from tilingseg.training.validate import Score, count_bins
+from tilingseg.training.vectors import vector_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +175,7 @@ def measure_raster(
                     source=source.name, class_name=name, positive=positive, negative=negative
                 ),
                 area_m2=float(np.count_nonzero(truth != IGNORE) * gsd_m**2),
-                instances=polygons.agreement(truth, vectors or None)
+                instances=polygons.agreement(truth, vectors or None, label.width_m)
                 if setting.whole and not lines.exists()
                 else None,
                 lines=_lines(lines, truth, polygons, gsd_m) if lines.exists() else None,
@@ -299,7 +295,9 @@ class _Polygons:
         result: NDArray[np.object_] = shapely.transform(shapes_in, apply)
         return result
 
-    def agreement(self, truth: NDArray[np.uint8], vectors: Path | None) -> tuple[int, int, int]:
+    def agreement(
+        self, truth: NDArray[np.uint8], vectors: Path | None, width_m: float | None
+    ) -> tuple[int, int, int]:
         """Compare the polygons with the true ones; both only where the truth is known."""
         if vectors is None:
             # GDAL takes the identity for "lies nowhere" and warns; half a pixel is undone below.
@@ -308,7 +306,7 @@ class _Polygons:
             true = [shapely.geometry.shape(piece) for piece, _ in pieces]
             true = [shapely.affinity.translate(polygon, -0.5) for polygon in true]
         else:
-            true = [*self.moved(vector_labels(vectors, self._scene))]
+            true = [*self.moved(vector_labels(vectors, self._scene, width_m))]
         found = [*self.read(self._path)]
         result = compare_footprints(_known(found, truth), _known(true, truth))
         return result.n_found, result.n_true, result.n_matched

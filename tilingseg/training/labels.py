@@ -12,11 +12,8 @@ import warnings
 import zlib
 from typing import TYPE_CHECKING
 
-import geopandas
 import numpy as np
 import rasterio
-from pyogrio.errors import DataSourceError
-from pyproj.exceptions import ProjError
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
@@ -25,11 +22,13 @@ from rasterio.warp import reproject
 from tilingseg.errors import TrainingError
 from tilingseg.grid import Window
 from tilingseg.training.losses import UNKNOWN
+from tilingseg.training.vectors import vector_labels
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from rasterio.io import DatasetReader
     from shapely.geometry.base import BaseGeometry
 
     from tilingseg.records import Scene
@@ -63,19 +62,27 @@ def read_labels(
     """
     values = None
     if source.mask is not None:
-        values = _read_mask(folder / source.mask.format(*stars), scene, source.unlabelled)
+        values = _read_mask(folder / source.mask.format(*stars), scene, source)
+    outside = np.zeros((scene.height, scene.width), np.bool_)
+    if source.labelled is not None:
+        area = vector_labels(folder / source.labelled.format(*stars), scene)
+        outside = _burn(area, scene) == 0
     labels = np.full((len(recipe.classes), scene.height, scene.width), UNKNOWN, np.uint8)
     for label in source.classes:
-        of_class = labels[recipe.classes.index(label.name)]
         if label.vectors is not None:
-            of_class[:] = _burn(folder / label.vectors.format(*stars), scene)
-        elif values is not None:
-            silent = np.isin(values, (_SILENT, *label.unlabelled))
-            of_class[:] = np.where(silent, UNKNOWN, np.isin(values, label.values or ()))
+            path = folder / label.vectors.format(*stars)
+            positive = _burn(vector_labels(path, scene, label.width_m), scene) == 1
+        else:
+            assert values is not None
+            positive = np.isin(values, label.values or ())
+        silent = outside
+        if values is not None:
+            silent = outside | np.isin(values, (_SILENT, *label.unlabelled))
+        labels[recipe.classes.index(label.name)] = np.where(silent, UNKNOWN, positive)
     return labels
 
 
-def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray[np.int32]:
+def _read_mask(path: Path, scene: Scene, source: SourceRecipe) -> NDArray[np.int32]:
     """Return the mask's values on the scene's grid; `_SILENT` where it says nothing."""
     shape = (scene.height, scene.width)
     try:
@@ -83,6 +90,7 @@ def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray
             warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
             rasterio.open(path) as dataset,
         ):
+            _refuse_undecided_nodata(path, dataset, source)
             if scene.georef.crs is None or dataset.crs is None:
                 values = dataset.read(1, out_shape=shape, resampling=Resampling.mode)
                 stretch = dataset.width * scene.height / (dataset.height * scene.width)
@@ -93,9 +101,13 @@ def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray
                     )
             else:
                 values = np.full(shape, _SILENT, np.int32)
+                # Pixels alone know no nodata: what the recipe says of a value goes before.
+                decided = source.unlabelled is not None and _whole_nodata(dataset) is not None
                 reproject(
-                    rasterio.band(dataset, 1),
+                    dataset.read(1) if decided else rasterio.band(dataset, 1),
                     values,
+                    src_transform=dataset.transform,
+                    src_crs=dataset.crs,
                     dst_transform=rasterio.Affine(*scene.georef.transform),
                     dst_crs=scene.georef.crs,
                     dst_nodata=_SILENT,
@@ -109,13 +121,36 @@ def _read_mask(path: Path, scene: Scene, unlabelled: tuple[int, ...]) -> NDArray
         raise TrainingError(
             f"mask {path} does not overlap {scene.name}: it covers none of its pixels"
         )
-    result[np.isin(result, unlabelled)] = _SILENT
+    result[np.isin(result, source.silent_values)] = _SILENT
     return result
 
 
-def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
-    """Return 1 where a polygon of the file covers a pixel's centre, 0 elsewhere."""
-    shapes = vector_labels(path, scene)
+def _refuse_undecided_nodata(path: Path, dataset: DatasetReader, source: SourceRecipe) -> None:
+    """Refuse pixels that the file calls nodata while the recipe says nothing of their value.
+
+    Programs write 0 as nodata for "no label" and for "background" alike.
+    """
+    nodata, silent = _whole_nodata(dataset), source.silent_values
+    if source.unlabelled is not None or nodata is None or nodata in silent:
+        return
+    windows = (window for _, window in dataset.block_windows(1))
+    if any((dataset.read(1, window=window) == nodata).any() for window in windows):
+        raise TrainingError(
+            f"mask {path} calls its value {nodata} nodata: give source {source.name!r} "
+            f"unlabelled = {sorted({*silent, nodata})} if nobody labelled those pixels, or "
+            f"unlabelled = {list(silent)} if they are background or a class"
+        )
+
+
+def _whole_nodata(dataset: DatasetReader) -> int | None:
+    """Return the nodata value of a mask where a recipe could name it."""
+    value = dataset.nodata
+    named = value is not None and abs(value) < 2**31 and value % 1 == 0
+    return int(value) if named else None
+
+
+def _burn(shapes: list[BaseGeometry], scene: Scene) -> NDArray[np.uint8]:
+    """Return 1 where a polygon covers a pixel's centre, 0 elsewhere."""
     shape = (scene.height, scene.width)
     if not shapes:
         return np.zeros(shape, np.uint8)
@@ -123,60 +158,6 @@ def _burn(path: Path, scene: Scene) -> NDArray[np.uint8]:
         shapes, out_shape=shape, transform=rasterio.Affine(*scene.georef.transform), dtype="uint8"
     )
     return np.asarray(burnt, np.uint8)
-
-
-def vector_labels(path: Path, scene: Scene) -> list[BaseGeometry]:
-    """Read the geometries of a label file and bring them to the scene's CRS.
-
-    Args:
-        path: GeoJSON, GeoPackage, or whatever else GDAL reads.
-        scene: where they must lie.
-
-    Raises:
-        TrainingError: it cannot be read, nobody can say where it lies, or it lies elsewhere.
-    """
-    try:
-        frame = geopandas.read_file(path, columns=[])
-    except (DataSourceError, OSError, ValueError) as error:
-        raise TrainingError(f"labels {path} cannot be read: {error}") from error
-    crs = scene.georef.crs
-    if crs is not None and frame.crs is None:
-        raise TrainingError(f"labels {path} have no CRS, {scene.name} is in {_short(crs)}")
-    if crs is None and frame.crs is not None and not _is_plain_geojson(path):
-        raise TrainingError(
-            f"labels {path} are in {_short(frame.crs.to_string())}, but {scene.name} has no CRS: "
-            "give labels in pixels, without a CRS"
-        )
-    if crs is not None and len(frame):
-        try:
-            frame = frame.to_crs(crs)
-        except ProjError as error:
-            raise TrainingError(f"labels {path} do not fit {_short(crs)}: {error}") from error
-        _refuse_elsewhere(path, frame.total_bounds, scene)
-    return [item for item in frame.geometry if item is not None and not item.is_empty]
-
-
-def _is_plain_geojson(path: Path) -> bool:
-    # GeoJSON cannot say that its coordinates are pixels: readers take it for degrees.
-    return path.suffix.lower() in (".geojson", ".json")
-
-
-def _short(crs: str) -> str:
-    return crs if len(crs) < 30 else f"{crs[:30]}…"
-
-
-def _refuse_elsewhere(path: Path, bounds: NDArray[np.float64], scene: Scene) -> None:
-    a, b, c, d, e, f = scene.georef.transform
-    corners = [(x, y) for x in (0, scene.width) for y in (0, scene.height)]
-    xs, ys = zip(*((a * x + b * y + c, d * x + e * y + f) for x, y in corners), strict=True)
-    apart = bounds[0] > max(xs) or bounds[2] < min(xs) or bounds[1] > max(ys) or bounds[3] < min(ys)
-    if apart or not np.isfinite(bounds).all():
-        here = f"{min(xs):.10g},{min(ys):.10g},{max(xs):.10g},{max(ys):.10g}"
-        there = ",".join(f"{value:.10g}" for value in bounds)
-        raise TrainingError(
-            f"labels {path} lie at {there} and do not overlap {scene.name} at {here} "
-            f"({_short(scene.georef.crs or 'pixels')})"
-        )
 
 
 def labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -> Window:

@@ -37,6 +37,7 @@ from tilingseg.training.checkpoint import (
     meaning,
     save_checkpoint,
 )
+from tilingseg.training.failures import failures_told
 from tilingseg.training.group import join_group
 from tilingseg.training.interrupt import Interrupts
 from tilingseg.training.journal import LOG, Journal, draw_samples
@@ -44,7 +45,11 @@ from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
 from tilingseg.training.optimizer import make_optimizer
 from tilingseg.training.samples import unit_scaling
-from tilingseg.training.sources import load_sources, refuse_absent_classes
+from tilingseg.training.sources import (
+    load_sources,
+    refuse_absent_classes,
+    refuse_without_background,
+)
 from tilingseg.training.validate import Score, best_thresholds, validate
 
 if TYPE_CHECKING:
@@ -92,8 +97,8 @@ def train(
         Path of the model file.
 
     Raises:
-        TrainingError: the data are unusable, `out` holds another job, the loss is not finite, or a
-            process that cuts windows is gone.
+        TrainingError: the data are unusable, `out` holds another job, the loss is not finite,
+            memory is short, or a process that cuts windows is gone.
         OutputError: `out` cannot be written, or the disk is full; the last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint of the last step is there.
     """
@@ -105,6 +110,7 @@ def train(
     training = load_sources(recipe, data, "train")
     held_out = load_sources(recipe, data, "validation")
     refuse_absent_classes(recipe, training)
+    refuse_without_background(recipe, training, held_out)
     refuse_leaks(training, held_out)
     refuse_leaks((*training, *held_out), load_sources(recipe, data, "test"))
     group = join_group()
@@ -144,7 +150,8 @@ def _train(
                 raise KeyboardInterrupt
             rate = learning_rate(state.step, schedule)
             drawn = islice(batches, schedule.accumulate)
-            loss = _update(network, state, drawn, (recipe, spec, rate))
+            with failures_told(state.step, recipe):
+                loss = _update(network, state, drawn, (recipe, spec, rate))
             _average(state.averaged, state.module, state.step, schedule.ema_decay)
             state.losses.append(loss)
             state.step += 1

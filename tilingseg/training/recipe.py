@@ -25,93 +25,18 @@ from tilingseg.model.unet import UNetOptions
 from tilingseg.training.augment import AugmentOptions
 from tilingseg.training.limits import refuse_outside
 from tilingseg.training.losses import LossOptions
+from tilingseg.training.source_recipe import ClassLabel, SourceRecipe
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+__all__ = ["ClassLabel", "Schedule", "SourceRecipe", "TrainingRecipe", "read_recipe"]
 
 NetworkOptions = UNetOptions | FcnOptions | DeepLabOptions
 _KINDS: MappingProxyType[str, type[NetworkOptions]] = MappingProxyType(
     {"unet": UNetOptions, "fcn": FcnOptions, "deeplab": DeepLabOptions}
 )
 """Options of each network, by the name that a spec uses."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassLabel:
-    """Where the labels of one class come from, in one source."""
-
-    name: str
-    """The class."""
-    values: tuple[int, ...] | None = None
-    """Its values in the mask rasters, none where it does not occur; None: it comes from vectors."""
-    vectors: str | None = None
-    """File of polygons for each raster, as `labels/{}.geojson`; None: it comes from the masks."""
-    unlabelled: tuple[int, ...] = ()
-    """Mask values that say nothing about this class. A road is no building even where buildings
-    are not labelled: no values, and the background unlabelled."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRecipe:
-    """Rasters of one origin, with the labels that they have."""
-
-    name: str
-    """Origin or region; metrics are reported under it."""
-    split: Literal["train", "validation", "test", "blocks"]
-    """Whether weights are fitted to it, choices are made on it, or it is kept for the last
-    measurement; one area has one use. `blocks`: some square blocks of every raster are validation,
-    the rest is training."""
-    rasters: str
-    """Pattern of the raster files. What its `*` match fills the `{}` of the label files."""
-    classes: tuple[ClassLabel, ...]
-    """Classes that are labelled here. The others are unknown, which is not background."""
-    licence: str
-    """Origin and licence in one line; goes into the model's spec."""
-    include: tuple[str, ...] = ("*",)
-    """Patterns of file names of which one must match."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of file names that are left out."""
-    mask: str | None = None
-    """Mask raster for each raster, as `masks/{}.png`; with a georeference it may cover a part of
-    the raster, and only that part is used."""
-    unlabelled: tuple[int, ...] = (255,)
-    """Mask values that say nothing about any class; none of them where 255 is a class."""
-    rows: tuple[float, float] = (0.0, 1.0)
-    """Part of the labelled height that is used, from top 0 to bottom 1."""
-    block_px: int = 512
-    """Side of the blocks of a split by blocks, px at the model's GSD."""
-    held_out: float = 0.2
-    """Share of the blocks that is validation, 0…1."""
-    gsd_m: float | None = None
-    """Ground pixel size, metres, for files that do not say it."""
-    weight: float = 1.0
-    """Share of the training windows, relative to the other sources."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be drawn from, split or found.
-
-        Raises:
-            TrainingError: naming the key, its value and what it must be.
-        """
-        where = f"source {self.name!r}"
-        refuse_outside(where, self, positive=("weight", "block_px"))
-        if not 0 <= self.rows[0] < self.rows[1] <= 1:
-            raise TrainingError(f"{where}: rows {self.rows} are no part of 0…1")
-        if not 0 < self.held_out < 1:
-            raise TrainingError(f"{where}: held_out must be between 0 and 1, got {self.held_out}")
-        if not self.rasters or self.rasters.startswith("/"):
-            raise TrainingError(
-                f"{where}: rasters is {self.rasters!r}, must be a path or pattern within the data"
-            )
-        stars = ("x",) * self.rasters.count("*")
-        for pattern in (self.mask, *(label.vectors for label in self.classes)):
-            try:
-                _ = pattern and pattern.format(*stars)
-            except (LookupError, ValueError, AttributeError):
-                raise TrainingError(
-                    f"{where}: {pattern!r} may have a {{}} for each of the {len(stars)} stars in "
-                    f"{self.rasters!r}, and no other braces"
-                ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,15 +154,22 @@ class TrainingRecipe:
                         f"source {source.name!r} labels {label.name!r}, which is not among the "
                         f"classes {', '.join(self.classes)}"
                     )
-                if (label.values is None) == (label.vectors is None):
-                    raise TrainingError(
-                        f"source {source.name!r}: class {label.name!r} needs mask values "
-                        "or vectors, and not both"
-                    )
-                if label.values is not None and source.mask is None:
-                    raise TrainingError(f"source {source.name!r} has mask values but no mask")
+            learnt = source.split in ("train", "blocks")
+            unknown = set(self.classes) - {label.name for label in source.classes}
+            if self.activation == "softmax" and learnt and unknown:
+                raise TrainingError(
+                    f"source {source.name!r} does not label {min(unknown)!r}: with softmax only "
+                    "what is known of every class is learnt, so label it here or leave activation "
+                    "at 'sigmoid'"
+                )
         if not any(source.split in ("train", "blocks") for source in self.sources):
             raise TrainingError("the recipe has no source with split = 'train'")
+        held_out = any(source.split in ("validation", "blocks") for source in self.sources)
+        if self.schedule.patience and not held_out:
+            raise TrainingError(
+                f"schedule: patience is {self.schedule.patience}, but nothing is held out to judge "
+                "by: give a source with split = 'validation' or 'blocks', or leave patience out"
+            )
 
     @property
     def pixel_m(self) -> float:

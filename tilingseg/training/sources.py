@@ -121,6 +121,37 @@ def refuse_absent_classes(recipe: TrainingRecipe, rasters: tuple[LabelledRaster,
             )
 
 
+def refuse_without_background(
+    recipe: TrainingRecipe,
+    training: tuple[LabelledRaster, ...],
+    held_out: tuple[LabelledRaster, ...],
+) -> None:
+    """Refuse a class of which nobody says where it is not: to see it everywhere would be perfect.
+
+    Args:
+        recipe: its classes, in the order of the labels.
+        training: what is learnt; all of it together has to say so.
+        held_out: what is measured; every source that holds the class has to say so.
+
+    Raises:
+        TrainingError: naming the class, and the source.
+    """
+    names = dict.fromkeys(raster.source.name for raster in held_out)
+    groups = [("no training raster holds a", training)]
+    for name in names:
+        rasters = tuple(raster for raster in held_out if raster.source.name == name)
+        groups.append((f"held-out source {name!r} holds no", rasters))
+    for none_holds, rasters in groups:
+        for index, name in enumerate(recipe.classes):
+            labels = [raster.labels[index] for raster in rasters]
+            if any((v == 1).any() for v in labels) and not any((v == 0).any() for v in labels):
+                raise TrainingError(
+                    f"{none_holds} pixel that is known not to be {name!r}, its background: check "
+                    "the mask values, unlabelled and labelled of its sources, or leave the class "
+                    "out there"
+                )
+
+
 def match_files(source: SourceRecipe, folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """Yield each raster of a source with the text that the pattern's stars stand for.
 
