@@ -174,6 +174,24 @@ def test_sources_are_drawn_by_weight_and_not_by_size(weight, expected):
     assert dark.float().mean().item() == pytest.approx(expected, abs=0.08)
 
 
+@pytest.mark.parametrize(("n_holding", "expected"), [(1, 0.143), (5, 0.32), (10, 0.5), (15, 0.75)])
+def test_rasters_of_a_rare_class_are_drawn_more_often(n_holding, expected):
+    source, rasters = make_source(), []
+    for number in range(20):
+        raster = make_raster(source, shape=(16, 16), share=0.0)
+        raster.labels[0, :, :2] = 1
+        road = np.zeros_like(raster.labels)
+        road[0, 8] = number < n_holding
+        labels = np.concatenate((raster.labels, road))
+        anchors = tuple(np.argwhere(of_class) for of_class in labels if of_class.any())
+        rasters.append(dataclasses.replace(raster, labels=labels, anchors=anchors))
+        raster.pixels[:] = 255 if number < n_holding else 0
+    still = AugmentOptions(brightness=0, contrast=0, gamma=0, colour=0, saturation=0, blur_share=0)
+    recipe = dataclasses.replace(make_recipe(batch_size=1000, window_px=4), augment=still)
+    bright = draw_batch(tuple(rasters), recipe, 0).pixels.amax(dim=(1, 2, 3)) > 0.9
+    assert bright.float().mean().item() == pytest.approx(expected, abs=0.04)
+
+
 def test_no_more_places_are_drawn_than_are_labelled():
     rasters = (make_raster(seed=0), make_raster(seed=1))
     still = AugmentOptions(

@@ -1,9 +1,10 @@
 """The windows that training draws from labelled rasters.
 
 A window is cut, turned, scaled and brought to the model's GSD in one resampling. Half of the
-windows hold a pixel of a class, so that rare classes are seen; the others lie anywhere, so that
-what looks like a class and is none is seen too. Sources are drawn by the weights of the recipe, the
-rasters of one source by their ground area.
+windows hold a pixel of a class that their raster holds, each of these classes as often, so that
+small ones are seen; the others lie anywhere, so that what looks like a class and is none is seen
+too. Sources are drawn by the weights of the recipe, the rasters of one source by their ground area,
+more often where they hold a class that less than half of that area holds.
 
 A batch depends on the recipe's seed and its number alone: nothing has to be remembered for a job to
 be resumed exactly. Windows are cut on the processor, their look is varied where the network is.
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 CENTRED_SHARE = 0.5
 """Share of the windows that hold a pixel of a class."""
+_COMMON_SHARE = 0.5
+"""Of a source's area: rasters with a class that is less common are drawn more often."""
 _PLACES = 1
 """Keeps the generators of places apart from those of steps."""
 _OFF_CENTRE = 0.4
@@ -207,9 +210,28 @@ def _shares(rasters: tuple[LabelledRaster, ...]) -> NDArray[np.float64]:
     areas = np.array([raster.valid.size * raster.gsd_m**2 for raster in rasters])
     sources = np.array([id(raster.source) for raster in rasters])
     weights = np.array([raster.source.weight for raster in rasters])
+    for source in np.unique(sources):
+        mine = np.flatnonzero(sources == source)
+        areas[mine] *= _repeats([rasters[index] for index in mine], areas[mine])
     totals = np.array([areas[sources == source].sum() for source in sources])
     shares = weights * areas / totals
     return np.asarray(shares / shares.sum())
+
+
+def _repeats(rasters: list[LabelledRaster], areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many times as often each raster of a source is drawn as its area asks for.
+
+    After Gupta, Dollár and Girshick, *LVIS* (2019): the square root of how far its rarest class is
+    below `_COMMON_SHARE`. All of it would show the few rasters of a rare class without end.
+    """
+    held = np.zeros((len(rasters), len(rasters[0].labels)), np.bool_)
+    for row, raster in zip(held, rasters, strict=True):
+        for pixels in raster.anchors:
+            # They are pixels of one class, so that the first one tells which.
+            row |= raster.labels[:, *pixels[0]] == 1
+    shares = areas @ held / areas.sum()
+    repeats = np.sqrt(_COMMON_SHARE / np.maximum(shares, 1e-9))
+    return np.asarray(np.maximum(1.0, (held * repeats).max(axis=1)))
 
 
 def _centre(raster: LabelledRaster, rng: np.random.Generator, reach_px: float) -> tuple[int, int]:
