@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
-from shapely import box
+from shapely import LineString, box
 
 from tilingseg.errors import TrainingError
 from tilingseg.evaluation import EvaluateOptions, evaluate
@@ -138,6 +138,25 @@ def test_true_polygons_come_from_vectors_where_there_are_such(data, model, tmp_p
     classes = (ClassLabel(name="cell", vectors="{}.geojson"),)
     _, score = run(data, model, tmp_path, classes=classes, mask=None)
     assert (score.iou, score.instance_f1) == (1.0, 1.0)
+
+
+def test_lines_are_measured_at_the_width_that_the_recipe_gives(data, model, tmp_path):
+    # With their round ends they are houses without some of their corners.
+    middles = [(ORIGIN[0] + c + SIZE / 2, ORIGIN[1] - r - SIZE / 2) for r, c in HOUSES]
+    lines = [LineString([(x - 1, y), (x + 1, y)]) for x, y in middles]
+    geopandas.GeoDataFrame(geometry=lines, crs=CRS).to_file(data / "lines.gpkg")
+    classes = (ClassLabel(name="cell", vectors="lines.gpkg", width_m=float(SIZE)),)
+    _, score = run(data, model, tmp_path, classes=classes, mask=None)
+    assert score.instance_f1 == 1.0
+    assert 0.8 < score.iou < 1
+
+
+def test_only_the_labelled_area_is_measured(data, model, tmp_path):
+    area = box(ORIGIN[0], ORIGIN[1] - 72, ORIGIN[0] + SIDE, ORIGIN[1])
+    geopandas.GeoDataFrame(geometry=[area], crs=CRS).to_file(data / "area.gpkg")
+    _, score = run(data, model, tmp_path, labelled="area.gpkg")
+    assert score.area_m2 == pytest.approx(72 * SIDE, rel=0.01)
+    assert (score.precision, score.recall) == (1.0, 1.0)
 
 
 def test_a_part_is_measured_where_a_part_is_labelled(data, model, tmp_path):

@@ -8,8 +8,8 @@ All is decoded once and kept as it is stored. A training job reads each pixel ma
 decoding JPEG at every step would cost more than the network.
 
 Labels are kept per class, with `UNKNOWN` where a source says nothing: pixels without data, values
-that the recipe lists as unlabelled, what a mask does not cover, and every class that the source
-does not label.
+that the recipe lists as unlabelled, what a mask does not cover, what lies outside the labelled
+area, and every class that the source does not label.
 """
 
 from __future__ import annotations
