@@ -111,6 +111,26 @@ class TestNodataTag(SceneReaderContract):
         return SceneCase(open=lambda: open_scene(path), pixels=stored, valid=valid)
 
 
+class TestNodataOfTheWholeDataset(SceneReaderContract):
+    """A value for each band: a pixel is nodata where all have theirs. GDAL's mask is the oracle."""
+
+    @pytest.fixture(params=[("uint8", "0 7 255"), ("int16", "-9999 -9999 0")])
+    def case(self, tmp_path, request):
+        dtype, values = request.param
+        pixels, valid = random_pixels(3, dtype), random_valid()
+        for band, value in enumerate(values.split()):
+            pixels[band, ~valid] = int(value)
+            pixels[band, 5 + band :: 9, 5:30] = int(value)  # in one band alone it is data
+        path = write(tmp_path / "scene.tif", pixels)
+        with rasterio.open(path, "r+") as out:
+            out.update_tags(NODATA_VALUES=values)
+        with rasterio.open(path) as dataset:
+            assert dataset.nodata is None
+            valid = dataset.dataset_mask() != 0
+        assert 0.5 < valid.mean() < 0.9
+        return SceneCase(open=lambda: open_scene(path), pixels=pixels, valid=valid)
+
+
 class TestNaN(SceneReaderContract):
     @pytest.fixture
     def case(self, tmp_path):
@@ -342,6 +362,46 @@ def test_the_mask_of_an_overview_goes_with_it(tmp_path):
     shares = valid.reshape(128, 4, 128, 4).mean(axis=(1, 3))
     whole = (shares == 0) | (shares == 1)
     np.testing.assert_array_equal(read[whole], (shares == 1)[whole])
+
+
+@pytest.mark.parametrize(("internal", "external"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("mask_first", [True, False])
+def test_an_overview_without_the_mask_is_not_read(tmp_path, internal, external, mask_first):
+    pixels, valid = random_pixels(3, "uint8", (512, 512)), np.ones((512, 512), bool)
+    valid[:, :256] = False
+    path = write(tmp_path / "scene.tif", pixels, photometric="rgb")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal, TIFF_USE_OVR=external):
+        for step in (mask_first, not mask_first):
+            with rasterio.open(path, "r+") as out:
+                if step:
+                    out.write_mask(valid)
+                else:
+                    out.build_overviews([2, 4], Resampling.average)
+    with rasterio.open(path, OVERVIEW_LEVEL=0) as overview:
+        has_mask = not overview.dataset_mask().all()
+    ground = open_scene(path).scene.source.pixel_m[0]
+    for factor in (1, 2, 4):
+        reader = open_scene(path, gsd_m=ground * factor)
+        np.testing.assert_array_equal(read_whole(reader)[1], valid[::factor, ::factor])
+        np.testing.assert_array_equal(reader.read_reduced(64)[1], valid[::8, ::8])
+        assert has_mask != any("overviews do not have" in note for note in reader.scene.notes)
+        reader.close()
+
+
+def test_overviews_of_a_scene_with_control_points_are_left_alone(tmp_path):
+    pixels = random_pixels(3, "uint8", (256, 256))
+    gcps = [
+        GroundControlPoint(row=r, col=c, x=5e5 + c, y=5e6 - r) for r in (0, 256) for c in (0, 256)
+    ]
+    path = write(tmp_path / "scene.tif", pixels, transform=None, gcps=gcps)
+    with rasterio.open(path, "r+") as out:
+        out.build_overviews([2, 4], Resampling.average)
+    reader = open_scene(path)
+    reduced, valid = reader.read_reduced(64)
+    assert valid.all()
+    expected = pixels.reshape(3, 64, 4, 64, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(reduced, expected, atol=1)
+    reader.close()
 
 
 def test_blue_green_red_is_read_as_red_green_blue(tmp_path):

@@ -38,7 +38,7 @@ class MemorySource:
             ),
         )
 
-    def read(self, level, window):
+    def read(self, level, window, *, in_part=False):
         self.reads.append((level, window))
         rows = slice(window.row, window.row_stop)
         cols = slice(window.col, window.col_stop)

@@ -15,14 +15,15 @@ from rasterio.vrt import WarpedVRT
 
 from tilingseg.errors import SceneError
 from tilingseg.readers.bands import FileBand, choose_bands
-from tilingseg.readers.gdal_access import GdalTarget, open_dataset
+from tilingseg.readers.gdal_overviews import find_levels
 from tilingseg.readers.georef import locate
 from tilingseg.readers.physical import physical_pixel_m
-from tilingseg.readers.source import Level, ReadOptions, SourceInfo, delivered_dtype, scene_name
+from tilingseg.readers.source import ReadOptions, SourceInfo, delivered_dtype, scene_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tilingseg.readers.gdal_access import GdalTarget
     from tilingseg.records import Georef
 
 _REVISION_TIMEOUT_S = 5.0
@@ -83,7 +84,8 @@ def describe(dataset: Any, target: GdalTarget, options: ReadOptions) -> GdalLayo
         notes = (*notes, "The palette is expanded to red, green and blue.")
     alpha = _alpha_index(dataset, data)
     nodata = tuple(dataset.nodatavals[index - 1] for index in data)
-    levels, overviews = _levels(dataset, target)
+    mask = _mask_kind(dataset, data)
+    levels, overviews, remark = find_levels(dataset, target, () if mask == "none" else data)
     info = SourceInfo(
         uri=uri,
         name=scene_name(uri),
@@ -93,7 +95,7 @@ def describe(dataset: Any, target: GdalTarget, options: ReadOptions) -> GdalLayo
         georef=_georef(dataset, options, uri),
         levels=levels,
         averages_skip_nan=any(value is not None and math.isnan(value) for value in nodata),
-        notes=notes + _remarks(dataset),
+        notes=notes + _remarks(dataset) + remark,
     )
     return GdalLayout(
         target=target,
@@ -102,7 +104,7 @@ def describe(dataset: Any, target: GdalTarget, options: ReadOptions) -> GdalLayo
         reads=data if alpha is None else (*data, alpha),
         order=order,
         has_alpha=alpha is not None,
-        mask=_mask_kind(dataset, data),
+        mask=mask,
         nodata=nodata,
         palette=palette,
     )
@@ -165,28 +167,12 @@ def _alpha_index(dataset: Any, data: tuple[int, ...]) -> int | None:
 
 def _mask_kind(dataset: Any, data: tuple[int, ...]) -> Literal["none", "dataset", "bands"]:
     flags = [set(dataset.mask_flag_enums[index - 1]) for index in data]
-    if all(flag & {MaskFlags.all_valid, MaskFlags.alpha, MaskFlags.nodata} for flag in flags):
+    # nodata beside per_dataset: a value for each band that counts where all have theirs (RFC 15),
+    # which the bands themselves do not tell
+    settled = ({MaskFlags.all_valid}, {MaskFlags.nodata})
+    if all(flag in settled or MaskFlags.alpha in flag for flag in flags):
         return "none"
     return "dataset" if all(MaskFlags.per_dataset in flag for flag in flags) else "bands"
-
-
-def _levels(dataset: Any, target: GdalTarget) -> tuple[tuple[Level, ...], tuple[int | None, ...]]:
-    height, width = dataset.shape
-    levels = [Level(height=height, width=width)]
-    indexes: list[int | None] = [None]
-    sharp = {"NEAREST", "NEAR", "MODE"}
-    for index in range(len(dataset.overviews(1))):
-        with open_dataset(target, OVERVIEW_LEVEL=index) as overview:
-            rows, cols = overview.shape
-            kernel = overview.tags(1).get("RESAMPLING") or dataset.tags().get("OVR_RESAMPLING_ALG")
-        # Slide formats store pictures of the label and of the whole slide where overviews belong.
-        is_copy = abs(rows * width - cols * height) <= height + width
-        if is_copy and rows * cols < height * width:
-            averaged = (kernel or "").upper() not in sharp
-            scale = (height / rows, width / cols)
-            levels.append(Level(height=rows, width=cols, scale=scale, averaged=averaged))
-            indexes.append(index)
-    return tuple(levels), tuple(indexes)
 
 
 def _georef(dataset: Any, options: ReadOptions, uri: str) -> Georef:

@@ -87,7 +87,9 @@ class GdalSource:
         """What is open."""
         return self._layout.info
 
-    def read(self, level: int, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(
+        self, level: int, window: Window, *, in_part: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read one window of one level; see `PixelSource.read`.
 
         Raises:
@@ -98,15 +100,18 @@ class GdalSource:
         area = RasterioWindow(window.col, window.row, window.width, window.height)
         try:
             with gdal_settings(layout.target):
-                stored = dataset.read(list(layout.reads), window=area)
                 mask = self._read_mask(dataset, area)
+                if mask is not None and not mask.any():  # masks decode faster than pixels
+                    shape = (len(layout.order), *mask.shape)
+                    return np.zeros(shape, layout.info.dtype), mask
+                stored = dataset.read(list(layout.reads), window=area)
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{layout.target.uri}: rows {window.row}…{window.row_stop - 1}, columns "
                 f"{window.col}…{window.col_stop - 1} cannot be read ({reason_of(error)}); "
                 "the file may be truncated or damaged"
             ) from error
-        return _delivered(stored, mask, layout, reduced=level > 0)
+        return _delivered(stored, mask, layout, is_mean=level > 0 and not in_part)
 
     def close(self) -> None:
         """Release every handle; reading afterwards opens new ones."""
@@ -180,13 +185,13 @@ def _straightened(dataset: Any, target: GdalTarget) -> Any:
 
 
 def _delivered(
-    stored: NDArray[Any], mask: NDArray[np.bool_] | None, layout: GdalLayout, *, reduced: bool
+    stored: NDArray[Any], mask: NDArray[np.bool_] | None, layout: GdalLayout, *, is_mean: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Turn what was fetched into the bands that were asked for, and their validity."""
     data = stored[: len(stored) - layout.has_alpha]
     valid = holds_data(data, layout.nodata)
     if layout.has_alpha:
-        valid &= alpha_holds_data(stored[-1], reduced=reduced)
+        valid &= alpha_holds_data(stored[-1], is_mean=is_mean)
     if mask is not None:
         valid &= mask
     if layout.palette is not None:

@@ -69,7 +69,9 @@ class Level:
     offset: tuple[float, float] = (0.0, 0.0)
     """Where this level's first pixel edge lies, in level 0 pixels, along (rows, columns)."""
     averaged: bool = True
-    """Its pixels are averages of level 0 pixels, not a choice among them."""
+    """Its pixels are averages of level 0 pixels, not a choice among them, as far as is known."""
+    shows_specks: bool = False
+    """It is known to hold data wherever a single one of its level 0 pixels does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +105,15 @@ class PixelSource(Protocol):
     def info(self) -> SourceInfo:
         """What is open."""
 
-    def read(self, level: int, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(
+        self, level: int, window: Window, *, in_part: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read one window of one level.
 
         Args:
             level: index into `info.levels`.
             window: pixels of that level, wholly inside it.
+            in_part: call pixels valid that alpha says are full to less than half.
 
         Returns:
             pixels: `info.dtype` (bands, height, width); undefined where not valid.

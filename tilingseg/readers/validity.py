@@ -44,18 +44,18 @@ def holds_data(data: NDArray[Any], nodata: tuple[float | None, ...]) -> NDArray[
     return ~missing
 
 
-def alpha_holds_data(alpha: NDArray[Any], *, reduced: bool) -> NDArray[np.bool_]:
+def alpha_holds_data(alpha: NDArray[Any], *, is_mean: bool) -> NDArray[np.bool_]:
     """Tell which pixels an alpha band calls data.
 
     Args:
         alpha: any real type (height, width); 0 = no data.
-        reduced: it belongs to an overview, so that it is a mean: half counts as data.
+        is_mean: it belongs to an overview, and half counts as data.
 
     Returns:
         bool (height, width), True = data.
     """
     # Wider types are often filled with 255 instead of their largest value, so half is not known.
-    return alpha > (127 if reduced and alpha.dtype == np.uint8 else 0)
+    return alpha > (127 if is_mean and alpha.dtype == np.uint8 else 0)
 
 
 def _is_number(data: NDArray[Any]) -> NDArray[np.bool_]:

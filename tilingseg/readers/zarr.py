@@ -61,7 +61,9 @@ class ZarrSource:
         """What is open."""
         return self._layout.info
 
-    def read(self, level: int, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def read(
+        self, level: int, window: Window, *, in_part: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Read one window of one level; see `PixelSource.read`.
 
         Raises:
@@ -72,7 +74,7 @@ class ZarrSource:
         data = stored[: len(stored) - layout.has_alpha]
         valid = holds_data(data, layout.nodata)
         if layout.has_alpha:
-            valid &= alpha_holds_data(stored[-1], reduced=level > 0)
+            valid &= alpha_holds_data(stored[-1], is_mean=level > 0 and not in_part)
         if layout.order != tuple(range(len(data))):
             data = data[list(layout.order)]
         return as_delivered(data, layout.info.dtype), valid
