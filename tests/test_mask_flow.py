@@ -272,6 +272,29 @@ class TestMasks:
         assert done.returncode == 0, done.stderr
 
 
+class TestBackgroundDeclaredAsNodata:
+    """As `gdal_rasterize -a_nodata 0` and QGIS leave it: the ground beside a class is no border."""
+
+    @pytest.mark.parametrize("kind", ["classes", "float classes", "probabilities"])
+    def test_gives_the_outlines_of_a_mask_that_does_not(self, tmp_path, kind):
+        turned = shapely.affinity.rotate(shapely.box(500_030, 4_999_930, 500_090, 4_999_970), 20)
+        mask = rasterio.features.rasterize(
+            [(turned, 1)], out_shape=(130, 130), transform=Affine(1, 0, 5e5, 0, -1, 5e6)
+        ).astype("uint8" if kind == "classes" else "float32")
+        mask *= 0.9 if kind == "probabilities" else 1
+        mask[110:114, 110:120] += 2 if kind == "float classes" else 0
+        layers, results = {}, {}
+        for nodata in (None, 0):
+            path = write(tmp_path / f"m{nodata}.tif", mask, nodata=nodata)
+            classes = ("building", "road") if kind == "float classes" else ("building",)
+            results[nodata] = run(path, tmp_path, ("gpkg",), classes=classes)
+            layers[nodata] = read(tmp_path / f"m{nodata}_building.gpkg")
+        assert layers[0].geometry.geom_equals(layers[None].geometry).all()
+        assert len(layers[0].geometry[0].exterior.coords) == 5
+        assert not any("0 to be nodata" in note for note in results[None].notes)
+        assert any("0 to be nodata" in note for note in results[0].notes)
+
+
 class TestProbabilities:
     def test_outlines_run_between_the_pixels(self, tmp_path):
         y, x = np.mgrid[:80, :90] + 0.5

@@ -84,7 +84,7 @@ def vectorize(
         folder = OutputFolder(path=Path(out_dir or "."), scene=name)
         indexes = tuple(mask.classes.index(name) for name in names)
         folder.check_layers(mask, indexes, options.outputs, overwrite=options.overwrite)
-        results = Results(notes=_remarks(mask.georef))
+        results = Results(notes=[*_remarks(mask.georef), *mask.notes])
         wanted = Wanted(class_indexes=indexes, thresholds=thresholds)
         write_vectors(mask, wanted, folder, options.outputs, results, progress)
         return results

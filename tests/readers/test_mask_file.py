@@ -150,13 +150,10 @@ class TestOtherMasks:
         assert whole(mask).tolist() == [[0, 1, NODATA]]
         mask.close()
 
-    def test_declared_nodata_is_no_class_and_may_be_the_background(self, tmp_path):
+    def test_declared_nodata_is_no_class(self, tmp_path):
         pixels = np.array([[-9999, 0, 3]], np.int16)
         mask = open_mask(write(tmp_path / "a.tif", pixels, nodata=-9999))
         assert whole(mask).tolist() == [[NODATA, 0, 1]]
-        mask.close()
-        mask = open_mask(write(tmp_path / "b.tif", np.array([[0, 5]], np.uint8), nodata=0))
-        assert whole(mask).tolist() == [[NODATA, 1]]
         mask.close()
 
     def test_an_alpha_band_says_what_is_valid(self, tmp_path):
@@ -166,6 +163,29 @@ class TestOtherMasks:
             dataset.colorinterp = (ColorInterp.gray, ColorInterp.alpha)
         mask = open_mask(path)
         assert whole(mask).tolist() == [[NODATA, 1]]
+        mask.close()
+
+    def test_background_that_is_declared_nodata_is_background(self, tmp_path):
+        pixels = np.array([[0, 1, 2, 255], [0, 3, 0, 255]], np.uint8)
+        mask = open_mask(write(tmp_path / "m.tif", pixels, nodata=0))
+        assert mask.classes == ("class_1", "class_2", "class_3")
+        assert whole(mask).tolist() == [[0, 1, 2, NODATA], [0, 3, 0, NODATA]]
+        assert mask.notes == ("The file declares 0 to be nodata; it is read as background.",)
+        mask.close()
+
+    def test_alpha_says_what_is_valid_beside_a_background_that_is_declared_nodata(self, tmp_path):
+        pixels = np.array([[[0, 1, 2], [0, 1, 2]], [[255, 255, 255], [0, 255, 0]]], np.uint8)
+        mask = open_mask(write(tmp_path / "m.tif", pixels, nodata=0, alpha="YES"))
+        assert whole(mask).tolist() == [[0, 1, 2], [NODATA, 1, NODATA]]
+        mask.close()
+
+    def test_a_mask_band_says_what_is_valid(self, tmp_path):
+        path = write(tmp_path / "m.tif", np.array([[0, 1], [0, 2]], np.uint8), nodata=0)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(np.array([[1, 1], [0, 0]], bool))
+        mask = open_mask(path)
+        assert whole(mask).tolist() == [[0, 1], [NODATA, NODATA]]
+        assert mask.notes == ()
         mask.close()
 
     def test_a_palette_is_not_expanded(self, tmp_path):

@@ -87,6 +87,14 @@ def test_nan_and_nodata_are_nodata(tmp_path):
     assert np.argwhere(empty).tolist() == [[0, 0], [1, 1]]
 
 
+def test_no_chance_of_a_class_is_no_nodata(tmp_path):
+    bands = np.array([[[0, 0.9, 0]], [[0.8, 0, 0]]], np.float32)
+    found = open_probabilities(write(tmp_path / "p.tif", bands, nodata=0))
+    assert found.read_mask(Window(row=0, col=0, height=1, width=3)).tolist() == [[2, 1, 0]]
+    assert found.notes == ("The file declares 0 to be nodata; it is read as background.",)
+    found.close()
+
+
 def test_windows_are_parts_of_the_whole(tmp_path):
     rng = np.random.default_rng(0)
     file = open_probabilities(write(tmp_path / "p.tif", rng.random((3, 40, 30))))

@@ -4,6 +4,10 @@ A mask that this project wrote names its classes in a tag and is taken by its wo
 of whole numbers is a mask too, also where they are stored as floats, as raster calculators do: 0
 and whatever the file declares invalid are not classes, and every other value that occurs is one. To
 know them, such a file is read once from end to end; what they are called is for the caller to say.
+
+Many a mask declares its background, 0, to be nodata, so that maps show nothing there. It is ground
+without a class all the same: outlines that end there are walls to be straightened, which those at
+the border of nodata are not.
 """
 
 from __future__ import annotations
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
 CLASSES_TAG = "TILINGSEG_CLASSES"
 """JSON object in the file's metadata: mask value → class name."""
+HIDES_BACKGROUND = "The file declares 0 to be nodata; it is read as background."
+"""Note of masks and probabilities for which `hides_background`."""
 MAX_CLASSES = NODATA - 1
 _LARGEST = 1 << 31
 """No class has a larger number in a file of floats; what does is nodata that is not declared."""
@@ -105,7 +111,7 @@ class _Stored:
         self.dataset = dataset
         self._target = target
         self._lock = threading.Lock()
-        self._is_whole = MaskFlags.all_valid in dataset.mask_flag_enums[0]
+        self.hides_background = hides_background(dataset, 1)
 
     def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return the stored values as whole numbers, and which pixels the file declares valid."""
@@ -113,10 +119,7 @@ class _Stored:
         try:
             with self._lock, gdal_settings(self._target):
                 values = self.dataset.read(1, window=area)
-                if self._is_whole:
-                    valid = np.ones(values.shape, dtype=np.bool_)
-                else:
-                    valid = self.dataset.read_masks(1, window=area) != 0
+                valid = read_valid(self.dataset, (1,), area)
         except RasterioError as error:
             raise SceneError(
                 f"{self.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
@@ -175,6 +178,11 @@ class MaskFile:
     def classes(self) -> tuple[str, ...]:
         """Class names; class k is mask value k + 1."""
         return self._legend.names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Decisions taken while the file was opened."""
+        return (HIDES_BACKGROUND,) if self._stored.hides_background else ()
 
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`.
@@ -289,6 +297,39 @@ def _checked(uri: str, legend: _Legend) -> _Legend:
             "as nodata (gdal_edit.py -a_nodata …) or replace it"
         )
     return legend
+
+
+def hides_background(dataset: Any, band: int) -> bool:
+    """Tell whether a band declares 0 to be nodata: the background, or no chance of a class.
+
+    Args:
+        dataset: open rasterio dataset.
+        band: from 1.
+    """
+    is_value = dataset.mask_flag_enums[band - 1] == [MaskFlags.nodata]
+    return bool(is_value and dataset.nodatavals[band - 1] == 0)
+
+
+def read_valid(dataset: Any, bands: tuple[int, ...], area: RasterioWindow) -> NDArray[np.bool_]:
+    """Tell which pixels of classes or probabilities hold data in all bands.
+
+    Args:
+        dataset: open rasterio dataset.
+        bands: from 1.
+        area: the window to read.
+
+    Returns:
+        bool (height, width), True = data.
+    """
+    silent = [band for band in bands if hides_background(dataset, band)]
+    valid = np.ones((area.height, area.width), dtype=np.bool_)
+    for band in bands:
+        is_whole = MaskFlags.all_valid in dataset.mask_flag_enums[band - 1]
+        if band not in silent and not is_whole:
+            valid &= dataset.read_masks(band, window=area) != 0
+    if silent and ColorInterp.alpha in dataset.colorinterp:  # GDAL heeds the value alone
+        valid &= dataset.read(dataset.colorinterp.index(ColorInterp.alpha) + 1, window=area) != 0
+    return valid
 
 
 def georef_of(uri: str, dataset: Any, pixel_m: float | None) -> Georef:

@@ -107,6 +107,11 @@ class ZarrMask:
         """Class names; class k is mask value k + 1."""
         return self._classes
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Decisions taken while the store was opened: none, a run's own mask leaves none open."""
+        return ()
+
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`.
 

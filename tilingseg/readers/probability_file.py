@@ -31,7 +31,13 @@ from tilingseg.readers.gdal_access import (
     reason_of,
 )
 from tilingseg.readers.gdal_layout import refuse_container
-from tilingseg.readers.mask_file import MAX_CLASSES, georef_of
+from tilingseg.readers.mask_file import (
+    HIDES_BACKGROUND,
+    MAX_CLASSES,
+    georef_of,
+    hides_background,
+    read_valid,
+)
 from tilingseg.records import BACKGROUND, NODATA
 
 if TYPE_CHECKING:
@@ -104,7 +110,7 @@ class _Source:
         try:
             with gdal_settings(self.target):
                 values = self.dataset.read(self.bands, window=area)
-                valid = (self.dataset.read_masks(self.bands, window=area) != 0).all(axis=0)
+                valid = read_valid(self.dataset, self.bands, area)
         except RasterioError as error:
             raise SceneError(
                 f"{self.target.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
@@ -177,6 +183,13 @@ class ProbabilityFile:
     def classes(self) -> tuple[str, ...]:
         """Class names; class k is mask value k + 1."""
         return self._classes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Decisions taken while the file was opened."""
+        source = self._source
+        silent = any(hides_background(source.dataset, band) for band in source.bands)
+        return (HIDES_BACKGROUND,) if silent else ()
 
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`.
