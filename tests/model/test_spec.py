@@ -46,6 +46,14 @@ def specs(draw):
         activation=draw(st.sampled_from(["sigmoid", "softmax"])),
         value_range=draw(st.none() | st.tuples(unit, unit)),
         sources=tuple(draw(st.lists(st.text(), max_size=3))),
+        splits=tuple(
+            draw(
+                st.lists(
+                    st.tuples(st.text(), st.text(), st.integers(), st.text(), st.text()), max_size=3
+                )
+            )
+        ),
+        not_for=tuple(draw(st.lists(st.text(), max_size=3))),
     )
 
 

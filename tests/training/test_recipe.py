@@ -226,6 +226,10 @@ def test_the_first_recipe_goes_on_from_the_bundled_model(tmp_path):
     recipe = dataclasses.replace(recipe, schedule=schedule)
     path = train(recipe, ROOT / "sample_data", tmp_path)
     # One step hardly changes what the bundled model knows; fresh weights would know nothing.
-    scores = [note for note in load_model(path).spec.notes if note.startswith("IoU of")]
+    spec, bundled = load_model(path).spec, load_model("buildings-roads")
+    scores = [note for note in spec.notes if note.startswith("IoU of")]
     assert len(scores) == 2
+    # What the bundled model learnt is still in it.
+    assert spec.sources == (*bundled.spec.sources, recipe.sources[0].licence)
+    assert spec.notes[2] == f"Learnt on from buildings-roads, SHA-256 {bundled.sha256}."
     assert all(float(score.rpartition(": ")[2]) > 0.6 for score in scores)

@@ -170,6 +170,7 @@ def models(name: str | None) -> None:
                 ("bands", f"{', '.join(spec.bands)} at {pixel_text(spec.gsd_m)}"),
                 *(("source", source) for source in spec.sources),
                 *(("note", note) for note in spec.notes),
+                *(("not for", use) for use in spec.not_for),
                 ("card", f"tilingseg models {item}"),
             ]
         )

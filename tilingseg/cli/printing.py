@@ -95,6 +95,7 @@ def print_model(model: LoadedModel) -> None:
             ("sha256", model.sha256),
             *(("source", source) for source in spec.sources),
             *(("note", note) for note in spec.notes),
+            *(("not for", use) for use in spec.not_for),
         ]
     )
 

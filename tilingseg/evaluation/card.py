@@ -1,25 +1,23 @@
 """The scores as a table, and the model card: what a model is, was made from, does and cannot do.
 
-The card follows Mitchell et al. 2019, *Model Cards for Model Reporting*, in Markdown. Everything in
-it comes from the recipe, the model file and the evaluation, so that it cannot say anything else
-than what was done and measured.
+The card follows Mitchell et al. 2019, *Model Cards for Model Reporting*, in Markdown. What a model
+was made from and what it must not be used for comes from its file; what it was measured on comes
+from the recipe of the evaluation, which need not be the one that it was trained by.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilingseg.errors import TrainingError
 from tilingseg.evaluation.scores import RegionScore, mean_iou
-from tilingseg.training.sources import match_files
+from tilingseg.training.validate import other_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from tilingseg.evaluation.evaluation import Evaluation
     from tilingseg.model.load import LoadedModel
-    from tilingseg.training.recipe import SourceRecipe, TrainingRecipe
+    from tilingseg.model.spec import ModelSpec, Split
 
 _COLUMNS = (
     ("class", lambda s: s.class_name),
@@ -49,20 +47,12 @@ def score_table(scores: Sequence[RegionScore]) -> str:
     return _table([name for name, _ in _COLUMNS], rows)
 
 
-def model_card(
-    result: Evaluation,
-    recipe: TrainingRecipe,
-    model: LoadedModel,
-    data: Path,
-    pictures: Iterable[str],
-) -> str:
+def model_card(result: Evaluation, model: LoadedModel, pictures: Iterable[str]) -> str:
     """Return the card of a model as Markdown.
 
     Args:
         result: what was measured.
-        recipe: what it was trained by.
         model: the model itself.
-        data: folder that the recipe's paths are relative to.
         pictures: names of pictures beside the card.
     """
     spec = model.spec
@@ -88,31 +78,38 @@ def model_card(
         "Calibration error: mean distance of the probability from the share that is true.",
         "",
         *(f"![best and worst windows]({name})\n" for name in pictures),
-        "## Made from",
+        "Measured on:",
         "",
-        _table(["use", "source", "rasters", "classes labelled"], _source_rows(recipe, data)),
-        "Origins and licences:",
-        "",
-        *(f"- {licence}" for licence in spec.sources),
-        "",
-        "Splits are by whole rasters or blocks of them; areas of different use do not touch.",
-        "",
-        *_section("Limits", recipe.notes),
-        *_section("Not to be used", recipe.not_for),
+        _split_table(result.measured_on),
+        *_of_file(spec),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _source_rows(recipe: TrainingRecipe, data: Path) -> list[list[str]]:
-    def row(source: SourceRecipe) -> list[str]:
-        try:
-            count = str(sum(1 for _ in match_files(source, data)))
-        except TrainingError:
-            count = "not here"  # whoever measures a model need not have what it was trained on
-        classes = ", ".join(label.name for label in source.classes)
-        return [source.split, source.name, count, classes]
+def _of_file(spec: ModelSpec) -> list[str]:
+    """Return what the model's file says of its making and its use."""
+    return [
+        "## Made from",
+        "",
+        _split_table(spec.splits) if spec.splits else "The model's file names no rasters.\n",
+        "Origins and licences:",
+        "",
+        *(f"- {licence}" for licence in spec.sources),
+        "",
+        *_section("Limits", other_notes(spec.notes)),
+        *_section("Not to be used", spec.not_for),
+    ]
 
-    return [row(source) for source in recipe.sources]
+
+def _split_table(splits: Iterable[Split]) -> str:
+    head = ["use", "source", "rasters", "which", "classes labelled"]
+    return _table(
+        head,
+        (
+            [use, source, str(count), f"`{which}`", classes]
+            for use, source, count, which, classes in splits
+        ),
+    )
 
 
 def _section(title: str, items: Sequence[str]) -> list[str]:
@@ -121,7 +118,8 @@ def _section(title: str, items: Sequence[str]) -> list[str]:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def _text(value: float | None) -> str:

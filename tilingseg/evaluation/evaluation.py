@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 from tilingseg import __version__
@@ -26,18 +27,20 @@ from tilingseg.evaluation.measure import ClassCounts, Setting, measure_raster
 from tilingseg.evaluation.pictures import draw_windows
 from tilingseg.evaluation.scores import RegionScore, joined_bins, region_scores
 from tilingseg.job import RunOptions, load_once
-from tilingseg.model.load import rewrite_spec
+from tilingseg.model.load import refuse_target, rewrite_spec
 from tilingseg.progress import silent
 from tilingseg.records import to_json
+from tilingseg.training.origins import splits_of
 from tilingseg.training.sources import match_files
-from tilingseg.training.validate import best_thresholds
+from tilingseg.training.validate import best_thresholds, other_notes, score_notes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from tilingseg.model.spec import ModelSpec
+    from tilingseg.model.spec import ModelSpec, Split
     from tilingseg.progress import Progress
-    from tilingseg.training.recipe import TrainingRecipe
+    from tilingseg.training.recipe import SourceRecipe, TrainingRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +58,19 @@ class EvaluateOptions:
     store_thresholds: Path | None = None
     """Choose the thresholds here and write the model with them to this file."""
 
+    def __post_init__(self) -> None:
+        """Refuse thresholds that are given and chosen at once.
+
+        Raises:
+            TrainingError: saying which of the two to leave out.
+        """
+        if self.store_thresholds is not None and self.run.thresholds:
+            given = ", ".join(f"{name or 'all'} {value:g}" for name, value in self.run.thresholds)
+            raise TrainingError(
+                f"thresholds are given ({given}) and to be chosen and stored in "
+                f"{self.store_thresholds}: leave one of the two out"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -67,7 +83,9 @@ class Evaluation:
     software: str
     """Version of tilingseg."""
     split: str
-    """Sources that were measured."""
+    """Use of the sources that were measured."""
+    measured_on: tuple[Split, ...]
+    """Those sources."""
     thresholds: tuple[tuple[str, float], ...]
     """(class, probability) pairs that the masks were cut at."""
     gsd_m: float | None
@@ -108,6 +126,7 @@ def evaluate(
     options = options or EvaluateOptions()
     make_folder(out)
     if options.store_thresholds is not None:
+        refuse_target(options.store_thresholds)
         options = _with_thresholds(recipe, data, out, options, progress)
     model = load_once(options.run)
     counts = _measure_all(recipe, data, out, options, progress, whole=True)
@@ -117,6 +136,7 @@ def evaluate(
         sha256=model.sha256,
         software=__version__,
         split=options.split,
+        measured_on=splits_of(_measured(recipe, options.split), data),
         thresholds=tuple(_thresholds(options.run, model.spec).items()),
         gsd_m=model.spec.gsd_m if options.run.gsd_m is None else options.run.gsd_m,
         tta=options.run.tta,
@@ -127,7 +147,7 @@ def evaluate(
     pictures = draw_windows(out, counts)
     write_whole(out / "evaluation.json", json.dumps(to_json(result), indent=1))
     write_whole(out / "evaluation.md", score_table(scores))
-    write_whole(out / "card.md", model_card(result, recipe, model, data, pictures))
+    write_whole(out / "card.md", model_card(result, model, pictures))
     return result
 
 
@@ -161,6 +181,15 @@ def _thresholds(run: RunOptions, spec: ModelSpec) -> dict[str, float]:
     return limits
 
 
+def _measured(recipe: TrainingRecipe, split: str) -> list[SourceRecipe]:
+    """Return the sources of a recipe that are measured."""
+    splits = (split, "blocks" if split == "validation" else split)
+    sources = [source for source in recipe.sources if source.split in splits]
+    if not sources:
+        raise TrainingError(f"the recipe has no source with split = {split!r}")
+    return sources
+
+
 def _measure_all(
     recipe: TrainingRecipe,
     data: Path,
@@ -170,14 +199,10 @@ def _measure_all(
     *,
     whole: bool,
 ) -> list[ClassCounts]:
-    splits = (options.split, "blocks" if options.split == "validation" else options.split)
-    sources = [source for source in recipe.sources if source.split in splits]
-    if not sources:
-        raise TrainingError(f"the recipe has no source with split = {options.split!r}")
+    sources = _measured(recipe, options.split)
     setting = Setting(
         recipe=recipe,
         data=data,
-        out=out,
         spec=load_once(options.run).spec,
         run=options.run,
         window_px=options.window_px,
@@ -190,12 +215,27 @@ def _measure_all(
             f"finds {', '.join(setting.spec.classes)}"
         )
     jobs = [(source, *found) for source in sources for found in match_files(source, data)]
+    folders = _folders([(source.name, path.relative_to(data)) for source, path, _ in jobs], out)
     counts: list[ClassCounts] = []
     for done, (source, path, stars) in enumerate(jobs):
         progress("rasters", done, len(jobs))
-        counts += measure_raster(path, stars, source, setting)
+        counts += measure_raster(path, stars, source, folders[done], setting)
     progress("rasters", len(jobs), len(jobs))
     return counts
+
+
+def _folders(rasters: Iterable[tuple[str, Path]], out: Path) -> list[Path]:
+    """Return a folder for each raster, by its source and its path in the data.
+
+    Files of one stem, and parts of one file, get numbers: what one run wrote must not be taken for
+    what another one did.
+    """
+    folders: dict[Path, None] = {}
+    for name, path in rasters:
+        plain = out / "runs" / name / path.with_suffix("")
+        numbered = (plain.with_name(f"{plain.name}-{number}") for number in count(2))
+        folders[next(item for item in chain([plain], numbered) if item not in folders)] = None
+    return list(folders)
 
 
 def _with_thresholds(
@@ -210,16 +250,8 @@ def _with_thresholds(
     # A class that is labelled nowhere here keeps the threshold it had.
     labelled = tuple({score.class_name: None for score in bins if score.positive.any()})
     limits |= dict(zip(labelled, best_thresholds(bins, labelled), strict=True))
-    notes = tuple(
-        f"IoU of {score.class_name} on held-out {score.source}: "
-        f"{score.iou_at(limits[score.class_name]):.3f}"
-        for score in bins
-        if score.positive.any()
-    )
-    rewrite_spec(
-        options.run.model,
-        target,
-        dataclasses.replace(spec, thresholds=tuple(limits.values()), notes=(*notes, *recipe.notes)),
-    )
+    notes = (*score_notes(bins, limits), *other_notes(spec.notes))
+    chosen = dataclasses.replace(spec, thresholds=tuple(limits.values()), notes=notes)
+    rewrite_spec(options.run.model, target, chosen)
     run = dataclasses.replace(options.run, model=target, model_sha256=None)
     return dataclasses.replace(options, run=run, store_thresholds=None)

@@ -60,8 +60,6 @@ class Setting:
     """Where the labels are."""
     data: Path
     """Folder that the recipe's paths are relative to."""
-    out: Path
-    """Folder of the evaluation; the outputs of every run stay in its `runs`."""
     spec: ModelSpec
     """The model's."""
     run: RunOptions
@@ -111,7 +109,7 @@ class ClassCounts:
 
 
 def measure_raster(
-    path: Path, stars: tuple[str, ...], source: SourceRecipe, setting: Setting
+    path: Path, stars: tuple[str, ...], source: SourceRecipe, out: Path, setting: Setting
 ) -> tuple[ClassCounts, ...]:
     """Run one raster and count, class by class.
 
@@ -119,6 +117,7 @@ def measure_raster(
         path: the raster.
         stars: what the stars of the source's pattern stand for in its name.
         source: where it comes from.
+        out: folder for the outputs of its run; no other raster may have it.
         setting: what all rasters share.
 
     Returns:
@@ -138,7 +137,7 @@ def measure_raster(
             blocks = held_out_blocks(shape, gsd_m, path.name, source, setting.recipe)
             labels[:, rows, cols][:, ~blocks] = UNKNOWN
         options, extent = _restricted(scene, part, source, setting)
-        folder = OutputFolder(path=setting.out / "runs" / source.name / path.stem, scene=scene.name)
+        folder = OutputFolder(path=out, scene=scene.name)
         flow.run(path, folder.path, options=options)
         picture = None
         if setting.whole:

@@ -12,6 +12,8 @@ holds code as well and is loaded only when the caller asks for it.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +27,8 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tilingseg.atomic import write_whole
-from tilingseg.errors import ModelError
+from tilingseg.atomic import make_folder, write_whole
+from tilingseg.errors import ModelError, OutputError
 from tilingseg.model.deeplab import DeepLab, DeepLabOptions
 from tilingseg.model.fcn import FCN, FcnOptions
 from tilingseg.model.packing import packed, unpacked
@@ -73,7 +75,7 @@ def available_models() -> tuple[str, ...]:
 
 
 def read_card(name: str) -> str:
-    """Return the card of a bundled model, Markdown.
+    """Return the card of a bundled model, Markdown, with whole paths of its pictures and its page.
 
     Raises:
         ModelError: there is no such model, or it has no card.
@@ -81,10 +83,13 @@ def read_card(name: str) -> str:
     if name not in available_models():
         known = ", ".join(available_models()) or "none"
         raise ModelError(f"no model {name!r} comes with the package; there are: {known}")
+    page = _WEIGHTS / f"{name}.md"
     try:
-        return (_WEIGHTS / f"{name}.md").read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise ModelError(f"model {name!r} has no card: {error.strerror}") from error
+    text = re.sub(r"(!\[.*?\])\((.*?)\)", lambda link: f"{link[1]}({_WEIGHTS / link[2]})", text)
+    return f"{text}\nThis page, with its pictures: {page}\n"
 
 
 def build_network(spec: ModelSpec) -> nn.Module:
@@ -170,8 +175,7 @@ def save_model(
         OutputError: it cannot be written.
     """
     target = Path(path)
-    if target.suffix != _SUFFIX:
-        raise ModelError(f"a model file must end in {_SUFFIX}, got {target}")
+    _refuse_suffix(target)
     stored = packed(module) if weights == "int8" else module.state_dict()
     tensors = {
         name: (tensor.half() if weights == "float16" and tensor.is_floating_point() else tensor)
@@ -180,6 +184,30 @@ def save_model(
         for name, tensor in stored.items()
     }
     write_whole(target, save(tensors, metadata={METADATA_KEY: spec.to_json()}))
+
+
+def refuse_target(path: str | Path) -> None:
+    """Refuse a file that `save_model` could not write, before the work that gives its content.
+
+    Args:
+        path: as for `save_model`; its folder is made.
+
+    Raises:
+        ModelError: the path has another suffix.
+        OutputError: it is a folder, or cannot be written.
+    """
+    target = Path(path)
+    _refuse_suffix(target)
+    make_folder(target.parent)
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}: it is a folder")
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"cannot write {target}: its folder is read-only")
+
+
+def _refuse_suffix(path: Path) -> None:
+    if path.suffix != _SUFFIX:
+        raise ModelError(f"a model file must end in {_SUFFIX}, got {path}")
 
 
 def rewrite_spec(model: str | Path, target: str | Path, spec: ModelSpec) -> None:

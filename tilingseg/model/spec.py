@@ -16,6 +16,9 @@ from tilingseg.records import to_json, tuples
 
 Activation = Literal["sigmoid", "softmax"]
 
+Split = tuple[str, str, int, str, str]
+"""Use, as a recipe calls it, name, number of rasters, which ones, and classes of a source."""
+
 METADATA_KEY = "tilingseg"
 """Key of the spec in the safetensors metadata."""
 
@@ -51,8 +54,12 @@ class ModelSpec:
     """Tile size used in training and proposed for blended inference, px."""
     sources: tuple[str, ...] = ()
     """Training data with licence, one line each."""
+    splits: tuple[Split, ...] = ()
+    """All that it was trained by: what was learnt and what was held out."""
     notes: tuple[str, ...] = ()
     """What a user should know: metrics, limits."""
+    not_for: tuple[str, ...] = ()
+    """What it must not be used for, one line each."""
     activation_ranges: tuple[tuple[str, float, float], ...] = ()
     """(layer, least value, largest value), by the name of the layer's weight and for the input:
     what int8 rounds within, see `model.quantize`; empty: no int8."""

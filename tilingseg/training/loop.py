@@ -44,13 +44,14 @@ from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.losses import segmentation_loss
 from tilingseg.training.optimizer import make_optimizer
+from tilingseg.training.origins import spec_with_origins
 from tilingseg.training.samples import unit_scaling
 from tilingseg.training.sources import (
     load_sources,
     refuse_absent_classes,
     refuse_without_background,
 )
-from tilingseg.training.validate import Score, best_thresholds, validate
+from tilingseg.training.validate import Score, best_thresholds, score_notes, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +108,7 @@ def train(
     make_folder(out)
     if threads is not None:
         torch.set_num_threads(threads)
+    spec = spec_with_origins(recipe, data)
     training = load_sources(recipe, data, "train")
     held_out = load_sources(recipe, data, "validation")
     refuse_absent_classes(recipe, training)
@@ -117,19 +119,20 @@ def train(
     try:
         workers = workers_for(group, threads)
         with lost_workers_told():
-            return _train(recipe, (training, held_out), out, (group, workers), progress)
+            return _train(recipe, spec, (training, held_out), out, (group, workers), progress)
     finally:
         group.leave()
 
 
 def _train(
     recipe: TrainingRecipe,
+    spec: ModelSpec,
     rasters: tuple[tuple[LabelledRaster, ...], tuple[LabelledRaster, ...]],
     out: Path,
     processes: tuple[Group, int],
     progress: Progress | None,
 ) -> Path:
-    spec, schedule = recipe.spec(), recipe.schedule
+    schedule = recipe.schedule
     (training, held_out), (group, workers) = rasters, processes
     torch.manual_seed(recipe.seed)
     state = _fresh_state(recipe, spec, group)
@@ -177,7 +180,7 @@ def _train(
             state.averaged = state.best["weights"]
         if state.best or not scores:
             scores, _ = _measure(recipe, spec, state.averaged, held_out)
-        _write_model(path, recipe, spec, state.averaged, scores)
+        _write_model(path, spec, state.averaged, scores)
     return path
 
 
@@ -349,20 +352,14 @@ def _is_over(state: State, schedule: Schedule) -> bool:
 
 def _write_model(
     path: Path,
-    recipe: TrainingRecipe,
     spec: ModelSpec,
     averaged: dict[str, torch.Tensor],
     scores: tuple[Score, ...],
 ) -> None:
     thresholds = best_thresholds(scores, spec.classes)
     limits = dict(zip(spec.classes, thresholds, strict=True))
-    notes = tuple(
-        f"IoU of {score.class_name} on held-out {score.source}: "
-        f"{score.iou_at(limits[score.class_name]):.3f}"
-        for score in scores
-        if score.positive.any()
-    )
+    notes = (*score_notes(scores, limits), *spec.notes)
     module = build_network(spec)
     module.load_state_dict(averaged)
-    final = dataclasses.replace(spec, thresholds=thresholds, notes=(*notes, *recipe.notes))
+    final = dataclasses.replace(spec, thresholds=thresholds, notes=notes)
     save_model(path, module, final, weights="float16")

@@ -131,7 +131,7 @@ class TrainingRecipe:
     notes: tuple[str, ...] = ()
     """What a user of the model should know; its spec gets them after the measured scores."""
     not_for: tuple[str, ...] = ()
-    """What the model must not be used for, one line each; its card gets them."""
+    """What the model must not be used for, one line each; its spec gets them."""
     seed: int = 0
     """Decides the first weights, the windows and their variation."""
 
@@ -192,6 +192,8 @@ class TrainingRecipe:
             activation=self.activation,
             tile_size_px=self.schedule.window_px,
             sources=tuple(dict.fromkeys(source.licence for source in self.sources)),
+            notes=self.notes,
+            not_for=self.not_for,
         )
 
 

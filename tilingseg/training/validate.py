@@ -10,6 +10,7 @@ and not another.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from tilingseg.training.losses import UNKNOWN
 from tilingseg.training.samples import unit_scaling, unit_values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from numpy.typing import NDArray
 
     from tilingseg.model.spec import Geometry, ModelSpec
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 N_BINS = 256
 _TILE_PX = 1024
 _BLENDED_HALO_PX = 64
+_SCORE_NOTE = re.compile(r"IoU of .+ on held-out .+: \d\.\d{3}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,6 +128,21 @@ def best_thresholds(scores: tuple[Score, ...], classes: tuple[str, ...]) -> tupl
         best = 1 + int(np.argmax(np.mean(curves, axis=0)[1:-1])) if curves else N_BINS // 2
         chosen.append(round(best / (N_BINS - 1), 3))
     return tuple(chosen)
+
+
+def score_notes(scores: Iterable[Score], thresholds: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the IoU of each source and class at its threshold, as notes for a spec."""
+    return tuple(
+        f"IoU of {score.class_name} on held-out {score.source}: "
+        f"{score.iou_at(thresholds[score.class_name]):.3f}"
+        for score in scores
+        if score.positive.any()
+    )
+
+
+def other_notes(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return the notes of a spec that are not those of `score_notes`."""
+    return tuple(note for note in notes if not _SCORE_NOTE.fullmatch(note))
 
 
 def _infer(
