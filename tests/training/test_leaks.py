@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from pyproj import Transformer
 from scipy import ndimage
 
 from tilingseg.errors import TrainingError
@@ -121,6 +122,85 @@ def test_ground_that_overlaps_or_touches_on_the_map_is_refused(tmp_path, east_m,
             check(recipe, tmp_path)
     else:
         check(recipe, tmp_path)
+
+
+def north_up(x, y, pixel):
+    return rasterio.Affine(pixel, 0, x, 0, -pixel, y)
+
+
+def write_place(folder, name, crs, transform, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 255, (1, SIDE, SIDE), dtype=np.uint8)
+    profile = {"count": 1, "height": SIDE, "width": SIDE, "dtype": "uint8"}
+    with rasterio.open(
+        folder / f"{name}.tif", "w", crs=crs, transform=transform, **profile
+    ) as dataset:
+        dataset.write(pixels)
+
+
+@pytest.mark.parametrize(("gap_m", "refused"), [(300, False), (-50, True)])
+@pytest.mark.parametrize("other_crs", ["EPSG:32637", "EPSG:3857"])
+def test_ground_far_from_the_middle_of_its_zone_is_no_box_in_degrees(
+    tmp_path, gap_m, refused, other_crs
+):
+    """Two tiles of 10 km, at 59.5° N and the edge of a zone, where north is 2.6° off."""
+    write(tmp_path)
+    west, north, size = 330_000, 6_606_000, 10_000
+    write_place(tmp_path, "a", "EPSG:32637", north_up(west, north, size / SIDE))
+    transform = north_up(west + size + gap_m, north, size / SIDE)
+    if other_crs != "EPSG:32637":  # the affine that brings three corners to where they lie there
+        project = Transformer.from_crs("EPSG:32637", other_crs, always_xy=True).transform
+        x, y = project(*(transform @ (0, 0)))
+        x_right, y_right = project(*(transform @ (SIDE, 0)))
+        x_below, y_below = project(*(transform @ (0, SIDE)))
+        transform = rasterio.Affine(
+            *((x_right - x) / SIDE, (x_below - x) / SIDE, x),
+            *((y_right - y) / SIDE, (y_below - y) / SIDE, y),
+        )
+    write_place(tmp_path, "b", other_crs, transform, seed=1)
+    recipe = make_recipe("a.tif", "b.tif")
+    if refused:
+        with pytest.raises(TrainingError, match="overlap or touch on the map"):
+            check(recipe, tmp_path)
+    else:
+        check(recipe, tmp_path)
+
+
+def test_ground_on_both_sides_of_the_date_line_is_one(tmp_path):
+    write(tmp_path)
+    to_utm = Transformer.from_crs("EPSG:4326", "EPSG:32701", always_xy=True)
+    x, y = to_utm.transform(-179.9999, -17)
+    write_place(tmp_path, "a", "EPSG:4326", north_up(179.99, -16.99, 1 / 7200))
+    write_place(tmp_path, "b", "EPSG:32701", north_up(x - 900, y, 10), seed=1)
+    with pytest.raises(TrainingError, match="overlap or touch on the map"):
+        check(make_recipe("a.tif", "b.tif"), tmp_path)
+
+
+def by_blocks(rasters):
+    recipe = make_recipe(rasters, "none")
+    source = dataclasses.replace(recipe.sources[0], split="blocks", block_px=32)
+    return dataclasses.replace(recipe, sources=(source,))
+
+
+def test_one_picture_under_two_names_is_refused_within_a_source_that_is_split_by_blocks(
+    town, tmp_path
+):
+    write(tmp_path, a=(town[:SIDE, :SIDE], 95), b=(town[SIDE:, 2 * SIDE :], 95))
+    check(by_blocks("*.jpg"), tmp_path)
+    write(tmp_path, c=(town[:SIDE, :SIDE], 90))
+    with pytest.raises(TrainingError, match="'a' .* 'c' .* show the same picture"):
+        check(by_blocks("*.jpg"), tmp_path)
+
+
+@pytest.mark.parametrize(("east_m", "refused"), [(SIDE - 8, True), (SIDE, False)])
+def test_files_that_are_split_by_blocks_may_touch_and_not_overlap(tmp_path, east_m, refused):
+    write(tmp_path)
+    for seed, (name, x) in enumerate((("a", 5e5), ("b", 5e5 + east_m))):
+        write_place(tmp_path, name, "EPSG:32633", north_up(x, 5e6, 1), seed)
+    if refused:
+        with pytest.raises(TrainingError, match="'a' .* 'b' .* overlap on the map"):
+            check(by_blocks("*.tif"), tmp_path)
+    else:
+        check(by_blocks("*.tif"), tmp_path)
 
 
 @pytest.mark.parametrize(("rows", "refused"), [((0.5, 1.0), True), ((0.6, 1.0), False)])

@@ -20,7 +20,6 @@ from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rasterio.warp import transform_bounds
 from scipy import ndimage
 
 from tilingseg.errors import TrainingError
@@ -57,8 +56,10 @@ class Place:
     """The file."""
     window: Window
     """Its part that is used, px of the grid it was read on."""
-    lonlat: tuple[float, float, float, float] | None
-    """West, south, east, north of that part, degrees; None: nobody can say."""
+    crs: str | None = None
+    """CRS of that grid; None: nobody can say where on Earth it lies."""
+    transform: tuple[float, float, float, float, float, float] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    """Affine of that grid: column and row to its CRS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -210,7 +211,7 @@ def _load(
         scaling=scaling,
         anchors=_anchors(labels, recipe.seed),
         borders=_borders(labels, gsd_m, recipe),
-        place=Place(uri=str(path), window=window, lonlat=_lonlat(reader.scene, window)),
+        place=_place(path, reader.scene, window),
     )
 
 
@@ -233,16 +234,9 @@ def _borders(
     return np.stack([border_weights(of_class, sigma_px) for of_class in labels])
 
 
-def _lonlat(scene: Scene, window: Window) -> tuple[float, float, float, float] | None:
-    if scene.georef.crs is None:
-        return None
-    a, b, c, d, e, f = scene.georef.transform
-    cols, rows = (window.col, window.col_stop), (window.row, window.row_stop)
-    corners = [(a * x + b * y + c, d * x + e * y + f) for x in cols for y in rows]
-    xs, ys = zip(*corners, strict=True)
-    bounds = transform_bounds(scene.georef.crs, "EPSG:4326", min(xs), min(ys), max(xs), max(ys))
-    west, south, east, north = (float(value) for value in bounds)
-    return west, south, east, north
+def _place(path: Path, scene: Scene, window: Window) -> Place:
+    georef = scene.georef
+    return Place(uri=str(path), window=window, crs=georef.crs, transform=georef.transform)
 
 
 def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[SceneReader, float]:
