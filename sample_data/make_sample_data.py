@@ -168,7 +168,7 @@ def write_truth(folder: Path, layout: Layout, transform: Affine) -> None:
         "truth_centrelines": [
             (piece, {"id": number, "class": "road", "width_m": road.width * GSD_M})
             for number, road in enumerate(layout.roads)
-            for piece in _pieces(road.centreline, edge)
+            for piece in _pieces(_with_junctions(road.centreline, layout), edge)
         ],
     }
     for name, rows in layers.items():
@@ -176,6 +176,16 @@ def write_truth(folder: Path, layout: Layout, transform: Affine) -> None:
         body = ",\n".join(json.dumps(feature, separators=(",", ":")) for feature in features)
         text = f'{{"type":"FeatureCollection","features":[\n{body}\n]}}\n'
         (folder / f"{name}.geojson").write_text(text, encoding="utf-8")
+
+
+def _with_junctions(line: LineString, layout: Layout) -> LineString:
+    """Return a centreline with a vertex wherever another one meets it."""
+    others = [road.centreline for road in layout.roads if road.centreline is not line]
+    meetings = shapely.get_coordinates(shapely.intersection(line, others))
+    points = np.concatenate([shapely.get_coordinates(line), meetings])
+    points = np.unique(np.round(points, 6), axis=0)
+    along = shapely.line_locate_point(line, shapely.points(points))
+    return shapely.LineString(points[np.argsort(along)])
 
 
 def _feature(shape: BaseGeometry, properties: dict[str, Any], transform: Affine) -> dict[str, Any]:

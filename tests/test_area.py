@@ -36,6 +36,22 @@ def test_a_box_is_in_pixels_where_there_is_no_crs():
     assert area_from_box(PLAIN, (3, 5, 7, 11)).bounds == (3, 5, 7, 11)
 
 
+def test_a_box_is_in_pixels_of_the_file_where_they_were_resampled(tmp_path):
+    # a slide of 0.25 µm seen at 0.5 µm
+    half = Georef(crs=None, transform=(2, 0, 0, 0, 2, 0), pixel_m=(5e-7, 5e-7))
+    scene = ArrayReader(PIXELS, georef=half).scene
+    assert area_from_box(scene, (100, 60, 140, 100)).bounds == (50, 30, 70, 50)
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(100, 60, 140, 100)], crs="EPSG:3857")
+    frame.to_file(tmp_path / "a.geojson")
+    assert area_from_file(scene, tmp_path / "a.geojson").bounds == (50, 30, 70, 50)
+
+
+def test_a_box_stays_in_pixels_where_a_world_file_leads_nowhere():
+    elsewhere = Georef(crs=None, transform=(0.5, 0, 5e5, 0, -0.5, 5e6), pixel_m=None)
+    scene = ArrayReader(PIXELS, georef=elsewhere).scene
+    assert area_from_box(scene, (3, 5, 7, 11)).bounds == (3, 5, 7, 11)
+
+
 def test_a_rotated_scene_is_honoured():
     turned = Georef(crs="EPSG:32633", transform=(0, 2, 100, 2, 0, 200), pixel_m=(2, 2))
     scene = ArrayReader(PIXELS, georef=turned).scene

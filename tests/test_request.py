@@ -48,6 +48,7 @@ class TestWishes:
         options = RunOptions(area_file=path)
         before = wishes(options)
         assert wishes(replace(options, area_file=path.parent / "." / "area.geojson")) == before
+        assert wishes(replace(options, area_file=str(path))) == before
         path.write_text("two")
         assert wishes(options) != before
         assert wishes(RunOptions(area_file=tmp_path)) == {"area_file": tmp_path.name}

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -14,6 +15,7 @@ from rasterio.features import rasterize
 from sample_data.layout import lay_out
 from sample_data.make_sample_data import GSD_M, ORIGIN_M, SAMPLE_SEED, draw_scene, main
 from sample_data.paint import paint
+from tilingseg.metrics.roads import n_bare_crossings, path_agreement
 
 SHIPPED = Path(__file__).parent.parent / "sample_data"
 LAYERS = ("truth_buildings", "truth_roads", "truth_centrelines")
@@ -63,6 +65,17 @@ def test_truth_is_what_the_generator_draws(regenerated, layer):
     for one, other in zip(shipped, drawn, strict=True):
         a, b = (shapely.geometry.shape(f["geometry"]).normalize() for f in (one, other))
         assert a.equals_exact(b, 1.5e-7)  # the last decimal that is written
+
+
+def test_true_roads_have_a_vertex_where_they_meet():
+    frame = geopandas.read_file(SHIPPED / "truth_centrelines.geojson").to_crs(32633)
+    lines = frame.geometry.tolist()
+    ways = path_agreement(lines, lines)
+    assert n_bare_crossings(lines, tolerance_m=0.05) == 0
+    assert ways.apls == 1
+    assert len(np.unique(shapely.get_coordinates(lines), axis=0)) < sum(
+        len(line.coords) for line in lines
+    )
 
 
 def test_small_scene_is_a_window_of_the_scene():

@@ -34,7 +34,7 @@ _TURNS_DEG = (-360.0, 0.0, 360.0)
 
 
 def area_from_box(scene: Scene, box: tuple[float, float, float, float]) -> BaseGeometry:
-    """Return the area of a box in the scene's CRS (pixel coordinates where it has none).
+    """Return the area of a box in the scene's CRS (the file's own pixels where it has none).
 
     Args:
         scene: the pixel grid.
@@ -164,11 +164,10 @@ def _is_finite(shapes: GeoSeries) -> bool:
 
 
 def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
-    if scene.georef.crs is not None:
-        if CRS.from_user_input(scene.georef.crs).is_geographic:
-            geometry = _all_turns(geometry)
-        a, b, c, d, e, f = (~Affine(*scene.georef.transform))[:6]
-        geometry = shapely.affinity.affine_transform(geometry, (a, b, d, e, c, f))
+    if scene.georef.crs is not None and CRS.from_user_input(scene.georef.crs).is_geographic:
+        geometry = _all_turns(geometry)
+    a, b, c, d, e, f = (~Affine(*scene.georef.to_coordinates))[:6]
+    geometry = shapely.affinity.affine_transform(geometry, (a, b, d, e, c, f))
     area = geometry.intersection(shapely.box(0, 0, scene.width, scene.height))
     if area.area == 0:
         raise PlanError(
@@ -179,11 +178,9 @@ def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
 
 
 def _bounds(scene: Scene) -> tuple[float, float, float, float]:
+    a, b, c, d, e, f = scene.georef.to_coordinates
     frame = shapely.box(0, 0, scene.width, scene.height)
-    if scene.georef.crs is not None:
-        a, b, c, d, e, f = scene.georef.transform
-        frame = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f))
-    min_x, min_y, max_x, max_y = frame.bounds
+    min_x, min_y, max_x, max_y = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f)).bounds
     return min_x, min_y, max_x, max_y
 
 

@@ -83,7 +83,7 @@ class RunOptions:
     """(axis, index) pairs for axes of a Zarr array that are neither bands nor y nor x."""
     box: tuple[float, float, float, float] | None = None
     """Area of interest: min x, min y, max x, max y in the scene's CRS."""
-    area_file: Path | None = None
+    area_file: str | Path | None = None
     """Area of interest: the polygons of a vector file."""
     classes: tuple[str, ...] | None = None
     """Classes to keep; None: all."""
@@ -359,7 +359,7 @@ def _area(options: RunOptions, scene: Scene) -> BaseGeometry | None:
     if options.box is not None:
         return area_from_box(scene, options.box)
     if options.area_file is not None:
-        return area_from_file(scene, options.area_file)
+        return area_from_file(scene, Path(options.area_file))
     return None
 
 

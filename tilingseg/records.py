@@ -54,6 +54,17 @@ class Georef:
         """Ground sample distance, metres a pixel, mean of both axes."""
         return None if self.pixel_m is None else (self.pixel_m[0] + self.pixel_m[1]) / 2
 
+    @property
+    def to_coordinates(self) -> Affine6:
+        """Pixel corner → the coordinates of vectors and areas: of the CRS, or pixels of the file.
+
+        Without a CRS the transform says how the file's pixels were resampled, or it is of a world
+        file: then it leads to coordinates that nobody can name, and pixels stay pixels.
+        """
+        a, b, c, d, e, f = self.transform
+        is_scaling = (b, c, d, f) == (0, 0, 0, 0) and a > 0 and e > 0
+        return self.transform if self.crs is not None or is_scaling else (1, 0, 0, 0, 1, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:

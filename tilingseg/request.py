@@ -60,7 +60,7 @@ def wishes(options: RunOptions) -> dict[str, Any]:
     """Return the options that results depend on where they are not the defaults, JSON types."""
     found = dict(_wishes(options, RunOptions()))
     if options.area_file is not None:
-        found["area_file"] = _content(options.area_file)
+        found["area_file"] = _content(Path(options.area_file))
     return found
 
 

@@ -248,6 +248,16 @@ def test_the_card_in_the_box_is_that_of_its_file_and_its_recipe():
     assert f"Measured on:\n\n{_split_table(measured)}" in card
 
 
+def test_what_an_interrupted_evaluation_of_another_model_left_is_no_hindrance(
+    data, model, tmp_path
+):
+    work = tmp_path / "runs" / "town" / "a_rgb" / ".tilingseg-work"
+    work.mkdir(parents=True)
+    (work / "plan.json").write_text('{"plan": {"model": {"name": "other"}}, "scaling": {}}')
+    _, score = run(data, model, tmp_path)
+    assert score.precision == 1.0
+
+
 def test_rasters_of_one_name_have_folders_of_their_own(data, model, tmp_path):
     """Two towns under one file name, and the two halves of a third one."""
     for town, (house, shift) in {"a": (HOUSES[0], 0), "b": (HOUSES[2], 5000)}.items():

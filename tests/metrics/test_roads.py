@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shapely import LineString
 from shapely.affinity import translate
 
-from tilingseg.metrics.roads import path_agreement, road_agreement
+from tilingseg.metrics.roads import n_bare_crossings, path_agreement, road_agreement
 
 CROSS = [
     LineString([(0, 0), (100, 0)]),
@@ -94,6 +94,9 @@ def test_lines_are_connected_by_shared_vertices_not_by_crossings():
     # ends; the junction itself snaps to one of the two roads.
     kept = path_agreement(junction, bridge, spacing_m=200).truth_in_found
     assert kept == pytest.approx(4 / 10)
+    ending = [bridge[0], LineString([(20, 0), (20, 30)])]  # with a vertex of its own alone
+    counts = [n_bare_crossings(lines) for lines in (bridge, junction, ending, bridge[:1], [])]
+    assert counts == [1, 0, 1, 0, 0]
 
 
 @given(st.floats(0.1, 3.5), st.floats(0, 2 * math.pi))

@@ -45,6 +45,12 @@ def test_both_come_into_one_plane_of_ground_metres(tmp_path, crs, suffix):
         assert shapely.area(geometries) == pytest.approx([100 / 0.9996**2, 200 / 0.9996**2])
 
 
+def test_confidence_in_words_is_none(tmp_path):
+    truth = write(tmp_path / "truth.gpkg", HOUSES, confidence=["high"] * len(HOUSES))
+    found = write(tmp_path / "found.gpkg", HOUSES)
+    assert read_pair(truth, found).truth.confidence is None
+
+
 def test_parts_count_one_by_one_and_keep_the_confidence_of_their_feature(tmp_path):
     truth = write(tmp_path / "truth.gpkg", HOUSES)
     found = write(

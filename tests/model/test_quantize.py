@@ -101,6 +101,23 @@ def test_every_layer_but_the_last_works_on_whole_numbers():
     assert all(set(node.inputs) <= rounded for node in layers)
 
 
+def test_the_bias_of_a_channel_that_training_has_silenced_stays():
+    module = network()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.weight.data[0], layer.bias.data[0] = 1e-7, 1.5
+    fold_batch_norm(module)
+    ranges = observe_ranges(module, SPEC, [torch.rand(1, 2, 64, 64) * 4 - 2])
+    graph = trace(module, (1, 2, 64, 64), (slice(None), slice(None)))
+    made = quantize_graph(graph, ranges, restate=True)
+    names = [name for name in graph.constants if f"{name}.steps" in made.constants]
+    biases = [name for name in names if graph.constants[name].ndim == 1]
+    assert len(biases) > 5
+    for name in biases:
+        restored = made.constants[f"{name}.steps"] * made.constants[f"{name}.scale"]
+        np.testing.assert_allclose(restored, graph.constants[name], atol=2e-3)
+
+
 @pytest.mark.parametrize("missing", ["pixels", "bottom.0.weight"])
 def test_a_missing_range_is_named(missing):
     module = network()

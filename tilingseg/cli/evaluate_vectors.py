@@ -38,8 +38,8 @@ def evaluate_vectors(truth: Path, found: Path, *, buffer_m: float, as_json: bool
     scores = _polygon_scores(pair) if pair.kind == "polygons" else _line_scores(pair, buffer_m)
     if as_json:
         values = {
-            "truth": _source(truth, pair.truth),
-            "found": _source(found, pair.found),
+            "truth": _source(truth, pair.truth, pair),
+            "found": _source(found, pair.found, pair),
             "kind": pair.kind,
             "unit": pair.unit,
             "scores": {key: value for key, _, value in scores},
@@ -103,14 +103,20 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _source(path: Path, vectors: Vectors) -> dict[str, Any]:
+def _bare_crossings(vectors: Vectors) -> int:
+    from tilingseg.metrics.roads import n_bare_crossings
+
+    return n_bare_crossings(vectors.geometries.tolist())
+
+
+def _source(path: Path, vectors: Vectors, pair: VectorPair) -> dict[str, Any]:
     return {
         "path": str(path),
         "crs": vectors.crs,
         "n": len(vectors.geometries),
         "n_repaired": vectors.n_repaired,
         "n_left_out": vectors.n_left_out,
-    }
+    } | ({"n_bare_crossings": _bare_crossings(vectors)} if pair.kind == "lines" else {})
 
 
 def _described(path: Path, vectors: Vectors, pair: VectorPair) -> str:
@@ -119,6 +125,8 @@ def _described(path: Path, vectors: Vectors, pair: VectorPair) -> str:
         remarks.append(f"{vectors.n_repaired:,} invalid ones repaired")
     if vectors.n_left_out:
         remarks.append(f"{vectors.n_left_out:,} features without {pair.kind} left out")
+    if pair.kind == "lines" and (count := _bare_crossings(vectors)):
+        remarks.append(f"{count:,} crossings without a common vertex, where APLS takes no turn")
     return f"{path}: {', '.join(remarks)}"
 
 

@@ -187,7 +187,7 @@ scene_options = _together(
         "--bbox",
         callback=_parse_box,
         metavar="MINX,MINY,MAXX,MAXY",
-        help="Area of interest in the scene's CRS; pixels where it has none.",
+        help="Area of interest in the scene's CRS; pixels of the file where it has none.",
     ),
     click.option(
         "--aoi",

@@ -148,7 +148,7 @@ def placed(options: RunOptions) -> RunOptions:
         options,
         model=first,
         further_models=tuple(others),
-        area_file=None if options.area_file is None else options.area_file.absolute(),
+        area_file=None if options.area_file is None else Path(options.area_file).absolute(),
     )
 
 

@@ -211,7 +211,11 @@ def _restricted(
         vectors=setting.run.outputs.vectors,
     )
     options = dataclasses.replace(
-        setting.run, pixel_m=source.gsd_m or setting.run.pixel_m, outputs=outputs, overwrite=True
+        setting.run,
+        pixel_m=source.gsd_m or setting.run.pixel_m,
+        outputs=outputs,
+        overwrite=True,
+        resume=False,  # whatever an interrupted evaluation left may be of another model
     )
     if part == _whole(scene):
         return options, part
@@ -221,10 +225,8 @@ def _restricted(
         part.col_stop - _INSIDE_PX,
         part.row_stop - _INSIDE_PX,
     )
-    if scene.georef.crs is not None:
-        a, b, c, d, e, f = scene.georef.transform
-        frame = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f))
-    min_x, min_y, max_x, max_y = frame.bounds
+    a, b, c, d, e, f = scene.georef.to_coordinates
+    min_x, min_y, max_x, max_y = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f)).bounds
     box = (min_x, min_y, max_x, max_y)
     return dataclasses.replace(options, box=box), area_window(area_from_box(scene, box), scene)
 

@@ -70,7 +70,7 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
             "id": n_before + 1 + np.arange(len(group), dtype=np.int64),
             "class": np.array([feature.class_name for feature in group], dtype=np.object_),
         }
-        transform = _map_transform(layer.georef)
+        transform = layer.georef.to_coordinates
         geometries = _affine(pixels, transform)
         step = math.hypot(transform[0], transform[3])
         columns["uid"] = identities(geometries, columns["class"], step)
@@ -122,16 +122,6 @@ def _projection(georef: Georef) -> pyproj.Transformer | None:
     if georef.crs is None:
         return None
     return pyproj.Transformer.from_crs(georef.crs, "EPSG:4326", always_xy=True)
-
-
-def _map_transform(georef: Georef) -> Affine6:
-    if georef.crs is not None:
-        return georef.transform
-    # Without a CRS the transform says how pixels were resampled, or it is of a world file: then
-    # it leads to coordinates that nobody can name, and pixels stay pixels.
-    a, b, c, d, e, f = georef.transform
-    is_scaling = (b, c, d, f) == (0, 0, 0, 0) and a > 0 and e > 0
-    return georef.transform if is_scaling else (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def _affine(geometries: NDArray[np.object_], transform: Affine6) -> NDArray[np.object_]:

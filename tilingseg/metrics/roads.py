@@ -126,6 +126,25 @@ def path_agreement(
     )
 
 
+def n_bare_crossings(lines: Sequence[LineString], tolerance_m: float = 1e-3) -> int:
+    """Count where two lines meet without a common vertex: `path_agreement` takes no turn there.
+
+    Args:
+        lines: centrelines.
+        tolerance_m: farthest that a vertex may lie from where they meet, metres.
+    """
+    shapes = np.asarray(lines, dtype=object)
+    first, second = STRtree(shapes).query(shapes, predicate="intersects")
+    first, second = first[first < second], second[first < second]
+    meetings = shapely.intersection(shapes[first], shapes[second])
+    points, pair = shapely.get_coordinates(meetings, return_index=True)
+    vertices = np.array([shapely.multipoints(shapely.get_coordinates(it)) for it in shapes], object)
+    bare = np.zeros(len(points), dtype=bool)
+    for line in (first[pair], second[pair]):
+        bare |= shapely.distance(shapely.points(points), vertices[line]) > tolerance_m
+    return int(bare.sum())
+
+
 def _share(part: float, whole: float) -> float | None:
     return min(part / whole, 1.0) if whole > 0 else None
 

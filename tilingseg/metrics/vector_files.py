@@ -11,6 +11,7 @@ joined first. What is compared, and how, is left to `polygons` and `roads`.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,7 +169,8 @@ def _vectors(path: Path, frame: Any, kind: Kind, plane: pyproj.CRS | None) -> Ve
     owner = owner[good]
     confidence = None
     if "confidence" in frame:
-        confidence = frame["confidence"].to_numpy(np.float64, na_value=np.nan)[owner]
+        with suppress(ValueError, TypeError):  # words, in files of others
+            confidence = frame["confidence"].to_numpy(np.float64, na_value=np.nan)[owner]
     return Vectors(
         crs=None if crs is None else crs.to_string(),
         geometries=parts[good],

@@ -29,6 +29,7 @@ Ranges = dict[str, tuple[float, float]]
 """Least and largest value of a layer's output by the name of its weight; of the input as well."""
 
 _WEIGHT_STEPS = 127
+_BIAS_STEPS = np.float32(2**30)
 _STEPS = 255
 _PASSING = {
     *("Relu", "Slice", "MaxPool", "DepthToSpace", "Reshape", "Transpose", "Pad", "Resize"),
@@ -37,11 +38,14 @@ _PASSING = {
 """Operators whose output lies within the range of their input."""
 
 
-def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_weight(
+    weight: NDArray[np.float32], least: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Round a kernel to int8.
 
     Args:
         weight: float32, output channels first.
+        least: float32 (output channels,): smallest value that a step may have.
 
     Returns:
         int8 of its shape, and float32 (output channels,): the value of one step.
@@ -49,6 +53,8 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
     by_output = np.abs(weight).reshape(len(weight), -1)
     largest = by_output.max(axis=1)
     scale = (np.where(largest > 0, largest, 1) / _WEIGHT_STEPS).astype(np.float32)
+    if least is not None:
+        scale = np.maximum(scale, least)
     steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
     return np.clip(steps, -_WEIGHT_STEPS, _WEIGHT_STEPS).astype(np.int8), scale
 
@@ -125,11 +131,14 @@ class _Quantizer:
         source, weight, *bias = node.inputs
         if source not in self._rounded:
             self._round(source)
-        steps, scale = quantize_weight(self._of.constants[weight])
+        step = self._step(source)[0]
+        # Where training has silenced a channel, its bias is beyond int32 in products of its scale.
+        least = [np.abs(self._of.constants[name]) / (_BIAS_STEPS * step) for name in bias]
+        steps, scale = quantize_weight(self._of.constants[weight], *least)
         inputs = [self._rounded[source], self._restored(weight, steps, scale)]
         for name in bias:
             # Products of both scales: a bias is added to the sum of products as it is.
-            fine = scale * self._step(source)[0]
+            fine = scale * step
             whole = np.rint(self._of.constants[name] / fine).astype(np.int32)
             inputs.append(self._restored(name, whole, fine))
         return inputs
