@@ -59,14 +59,27 @@ def test_what_threads_of_a_failed_writer_still_write_is_removed(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_neighbours_are_not(tmp_path):
-    (tmp_path / "mask.tif.part").write_text("half")
-    (tmp_path / "mask.tif.part.ovr.tmp").write_text("half")
-    (tmp_path / "mask.tif.aux.xml").write_text("mine")
-    (tmp_path / "other_mask.tif.part").write_text("not mine")
+    for leftover in ("mask.tif.part", "mask.tif.part.old"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "mask.tif.ovr.tmp").write_text("half")
+    mine = ["mask.tif.aux.xml", "mask.tif.part1.zip", "mask.tif.parts.txt", "other_mask.tif.part"]
+    for name in mine:
+        (tmp_path / name).write_text(name)
     with whole(tmp_path / "mask.tif") as part:
-        assert names(tmp_path) == ["mask.tif.aux.xml", "other_mask.tif.part"]
+        assert names(tmp_path) == sorted([*mine, "mask.tif.part"])
+        assert list((tmp_path / "mask.tif.part").iterdir()) == []
         part.write_text("new")
-    assert names(tmp_path) == ["mask.tif", "mask.tif.aux.xml", "other_mask.tif.part"]
+    assert names(tmp_path) == ["mask.tif", *mine]
+    assert [(tmp_path / name).read_text() for name in mine] == mine
+
+
+def test_a_file_that_has_the_name_of_unfinished_outputs_is_not_removed(tmp_path):
+    (tmp_path / "mask.tif.part").write_text("a download")
+    refused = pytest.raises(OutputError, match=r"mask\.tif\.part is in the way.*move it")
+    with refused, whole(tmp_path / "mask.tif"):
+        pass
+    assert names(tmp_path) == ["mask.tif.part"]
+    assert (tmp_path / "mask.tif.part").read_text() == "a download"
 
 
 def test_a_folder_replaces_a_folder(tmp_path):
@@ -88,7 +101,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_be_renamed(tmp_path, 
     rename = type(path).rename
 
     def refuse(self, target):
-        if self.name == "mask.zarr.part":
+        if self.parent.name == "mask.zarr.part":
             raise PermissionError(13, "Permission denied")
         return rename(self, target)
 

@@ -216,6 +216,13 @@ class TestGeoPackage:
         assert "Geometry: Polygon" in result.stdout
         assert result.stderr == ""
 
+    @pytest.mark.parametrize("name", ["gpkg_lake", "GPKG_lake", "sqlite_lake"])
+    def test_names_that_are_reserved_inside_it(self, tmp_path, name):
+        path = tmp_path / f"{name}.gpkg"
+        write_features(boxes(5), path, Layer(name=name, georef=UTM))
+        assert pyogrio.list_layers(path).tolist() == [[f"layer_{name}", "Polygon"]]
+        assert len(read(path)) == 5
+
 
 class TestFlatGeobuf:
     def test_a_layer_too_large_for_memory_gives_the_same_file(self, tmp_path, monkeypatch):
@@ -249,6 +256,20 @@ class TestGeoParquet:
         assert column["geometry_types"] == ["Polygon"]
         assert column["crs"]["id"] == {"authority": "EPSG", "code": 32633}
         assert np.allclose(column["bbox"], geopandas.read_parquet(path).total_bounds)
+
+    @pytest.mark.parametrize(
+        ("name", "geometry"),
+        [
+            ("LineString", shapely.LineString([(0, 0), (9, 9)])),
+            ("MultiPolygon", shapely.MultiPolygon([shapely.box(0, 0, 1, 1)])),
+        ],
+    )
+    def test_types_are_spelt_as_the_format_has_them(self, tmp_path, name, geometry):
+        parquet = pytest.importorskip("pyarrow.parquet")
+        path = tmp_path / "scene.parquet"
+        write_features([feature(geometry)], path, layer(geometry_type=name))
+        geo = json.loads(parquet.read_metadata(path).metadata[b"geo"])
+        assert geo["columns"]["geometry"]["geometry_types"] == [name]
 
     def test_the_bounding_boxes_select_rows(self, tmp_path):
         path = tmp_path / "scene.parquet"

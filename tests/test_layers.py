@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "training": {"atomic", "errors", "grid", "model", "readers", "records", "metrics", "scaling"},
     "output_folder": {"errors", "places", "vectorize"},
     "vector_outputs": {
-        *("features", "output_folder", "palette", "progress", "records", "vectorize"),
+        *("errors", "features", "output_folder", "palette", "progress", "records", "vectorize"),
     },
     "mask_flow": {"errors", "output_folder", "progress", "readers", "vector_outputs"},
     "outputs": {

@@ -15,6 +15,7 @@ import shapely
 from affine import Affine
 
 from tests.rfc7946 import problems
+from tilingseg import vector_outputs
 from tilingseg.features import SUFFIXES
 from tilingseg.features.measure import ground_area
 from tilingseg.mask_flow import VectorizeOptions, vectorize
@@ -293,6 +294,41 @@ class TestBackgroundDeclaredAsNodata:
         assert len(layers[0].geometry[0].exterior.coords) == 5
         assert not any("0 to be nodata" in note for note in results[None].notes)
         assert any("0 to be nodata" in note for note in results[0].notes)
+
+
+class TestOneFolderForManyMasks:
+    """What stands in a folder, and what others write there meanwhile, is left alone."""
+
+    def test_two_commands_at_once(self, tmp_path, monkeypatch):
+        one, other, out = blocks(), blocks(), tmp_path / "out"
+        one[55:80] = 0
+        for name, mask in (("one", one), ("other", other)):
+            write(tmp_path / f"{name}.tif", mask)
+        real, begun = vector_outputs.write_features, []
+
+        def write_features(features, path, layer):
+            """Let the other command do all that it does before the first file of this one."""
+            begun.append(path.name)
+            if begun == ["one_lake.gpkg"]:
+                run(tmp_path / "other.tif", out, ("gpkg", "fgb"), classes=("lake",))
+            return real(features, path, layer)
+
+        monkeypatch.setattr(vector_outputs, "write_features", write_features)
+        result = run(tmp_path / "one.tif", out, ("gpkg", "fgb"), classes=("lake",))
+        assert result.n_features == {"lake": 1}
+        for suffix in (".gpkg", ".fgb"):
+            assert len(read(out / f"one_lake{suffix}")) == 1
+            assert len(read(out / f"other_lake{suffix}")) == 2
+        assert {path.suffix for path in out.iterdir()} == {".gpkg", ".fgb", ".qml"}
+
+    def test_files_with_names_like_those_of_outputs_are_kept(self, tmp_path):
+        mine = ["m_lake.geojson.part1.zip", "m_lake.geojson.parts.txt", "features.part/mine.txt"]
+        (tmp_path / "features.part").mkdir()
+        for name in mine:
+            (tmp_path / name).write_text("mine")
+        mask = write(tmp_path / "m.tif", blocks())
+        run(mask, tmp_path, ("geojson", "gpkg"), classes=("lake",))
+        assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * 3
 
 
 class TestProbabilities:

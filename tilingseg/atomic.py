@@ -1,4 +1,4 @@
-"""Outputs appear whole: written beside their name as `name.part…`, flushed to disk, renamed.
+"""Outputs appear whole: written in a folder `name.part` beside them, flushed to disk, renamed.
 
 Objects of an object store do so by themselves; `write_whole` and `write_shared` know them.
 """
@@ -88,15 +88,17 @@ def write_shared(path: Path, content: str | bytes) -> None:
 def whole(path: Path) -> Iterator[Path]:
     """Give a path to write a file or folder to; it becomes `path` when the block ends well.
 
-    Whatever else lies there under names that begin with `path.name + ".part"` is removed, also what
-    an earlier, killed process left. An existing `path` stays until its successor is whole.
+    It has the name of `path`, in the folder `path.name + ".part"`, where its writer may leave what
+    it likes beside it. That folder is removed, also the one that an earlier, killed process left,
+    and nothing else: names that begin alike are those of other people's files. An existing `path`
+    stays until its successor is whole.
 
     Raises:
         OutputError: the file system refused; `path` is as it was before.
     """
-    part = path.with_name(path.name + ".part")
     try:
         _remove_parts(path)
+        part = _folder_beside(path) / path.name
         yield part
         _flush(part)
         put_in_place(part, path)
@@ -107,36 +109,23 @@ def whole(path: Path) -> Iterator[Path]:
             _remove_parts(path)
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """As `whole`, for writers that need the file's own name or leave scratch files beside it.
-
-    Raises:
-        OutputError: the file system refused; `path` is as it was before.
-    """
+def _folder_beside(path: Path) -> Path:
     folder = path.with_name(path.name + ".part")
     try:
-        _remove_parts(path)
         folder.mkdir()
-        part = folder / path.name
-        yield part
-        _flush(part)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # the first error is the one to report
-            _remove_parts(path)
+    except FileExistsError as error:
+        raise OutputError(
+            f"cannot write {path}: {folder} is in the way, which is not of an unfinished output; "
+            "move it"
+        ) from error
+    return folder
 
 
 def _remove_parts(path: Path) -> None:
-    prefix = path.name + ".part"
-    for leftover in path.parent.iterdir():
-        if leftover.name.startswith(prefix):
-            if leftover.is_dir():
-                _remove_folder(leftover)
-            else:
-                leftover.unlink()
+    for suffix in (".part", ".part.old"):
+        leftover = path.with_name(path.name + suffix)
+        if leftover.is_dir():
+            _remove_folder(leftover)
 
 
 def _remove_folder(folder: Path) -> None:
@@ -174,6 +163,7 @@ def put_in_place(part: Path, path: Path) -> None:
         return
     # No system call exchanges two folders everywhere: the old one steps aside first.
     aside = path.with_name(path.name + ".part.old")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed in here
     path.rename(aside)
     try:
         part.rename(path)

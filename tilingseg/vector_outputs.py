@@ -1,23 +1,27 @@
 """From a mask to vector files: every layer in every format that was asked for.
 
 Features are computed once. Where several readers want them (two formats, the preview), they wait on
-disk, so that memory does not grow with their number; a single format is written as they come.
+disk, so that memory does not grow with their number; a single format is written as they come. They
+wait beside the outputs, where there is room, in a file without a name, which no other process can
+meet and which is gone with this one, however it ends.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
-import shutil
+import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import shapely
 
+from tilingseg.errors import OutputError
 from tilingseg.features import Layer, write_features, write_style
 from tilingseg.output_folder import VECTOR_SUFFIXES
 from tilingseg.palette import class_colour
@@ -104,70 +108,87 @@ def write_vectors(
     outlines: list[BaseGeometry] = []
     if not suffixes:
         return outlines
-    spools = folder.path / "features.part"
-    shutil.rmtree(spools, ignore_errors=True)
-    spools.mkdir()
-    try:
-        watched = WatchedMask(mask, progress)
-        for found in vector_layers(
-            watched,
-            wanted.class_indexes,
-            wanted.thresholds,
-            options.vectors,
-            results.left_out,
-            wanted.gathered,
-        ):
-            watched.begin(found.name)
-            layer = Layer(
-                name=f"{folder.scene}_{found.name}",
-                georef=mask.georef,
-                geometry_type=found.geometry_type,
-                color=class_colour(found.class_index),
-            )
+    is_read_twice = len(suffixes) > 1 or wanted.n_outlines > 0
+    watched = WatchedMask(mask, progress)
+    for found in vector_layers(
+        watched,
+        wanted.class_indexes,
+        wanted.thresholds,
+        options.vectors,
+        results.left_out,
+        wanted.gathered,
+    ):
+        watched.begin(found.name)
+        layer = Layer(
+            name=f"{folder.scene}_{found.name}",
+            georef=mask.georef,
+            geometry_type=found.geometry_type,
+            color=class_colour(found.class_index),
+        )
+        with ExitStack() as held:
             features: Iterable[Feature] = found.features
-            if len(suffixes) > 1 or wanted.n_outlines:
-                features = _Spool(spools / found.name, features)
+            if is_read_twice:
+                features = held.enter_context(_spooled(features, folder.path))
             for suffix in suffixes:
                 path = folder.of_layer(found.name, suffix)
                 written = write_features(features, path, layer)
                 results.outputs.append((found.name, str(path)))
                 results.left_out.update(dict(written.left_out))
                 results.n_features[found.name] = written.n_features
-            style = folder.of_layer(found.name, ".qml")
-            write_style(style, layer)
-            results.outputs.append(("style", str(style)))
             missing = wanted.n_outlines - len(outlines)
             if missing:
                 outlines += [feature.geometry for feature in islice(features, missing)]
-    finally:
-        shutil.rmtree(spools, ignore_errors=True)
+        style = folder.of_layer(found.name, ".qml")
+        write_style(style, layer)
+        results.outputs.append(("style", str(style)))
     return outlines
 
 
-class _Spool:
-    """Features on disk, made once and read by several writers in bounded memory."""
+@contextmanager
+def _spooled(features: Iterable[Feature], folder: Path) -> Iterator[_Spool]:
+    """Draw features onto the disk of a folder, from where they are read again and again.
 
-    def __init__(self, path: Path, features: Iterable[Feature]) -> None:
-        self._path = path
-        iterator = iter(features)
-        with path.open("wb") as file:
-            while batch := list(islice(iterator, _BATCH)):
-                # One array of WKB a batch: pickling geometries one by one takes ten times longer.
-                shapes = shapely.to_wkb(np.array([f.geometry for f in batch], dtype=np.object_))
-                rest = [(f.class_name, f.confidence, f.properties) for f in batch]
-                pickle.dump((shapes.tolist(), rest), file)
+    Raises:
+        OutputError: the disk is full or gone.
+    """
+    with ExitStack() as held:
+        try:
+            file = held.enter_context(tempfile.TemporaryFile(dir=folder))
+            _fill(file, features)
+        except OSError as error:
+            raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+        yield _Spool(file)
+
+
+def _fill(file: IO[bytes], features: Iterable[Feature]) -> None:
+    iterator = iter(features)
+    while batch := list(islice(iterator, _BATCH)):
+        # One array of WKB a batch: pickling geometries one by one takes ten times longer.
+        shapes = shapely.to_wkb(np.array([f.geometry for f in batch], dtype=np.object_))
+        rest = [(f.class_name, f.confidence, f.properties) for f in batch]
+        pickle.dump((shapes.tolist(), rest), file)
+    file.flush()  # a disk that is full is said now
+
+
+class _Spool:
+    """Features on disk, read by several writers in bounded memory, one after the other."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
 
     def __iter__(self) -> Iterator[Feature]:
-        with self._path.open("rb") as file:
-            while file.peek(1):
-                # written by this process, in its own folder, a moment ago
-                shapes, rest = pickle.load(file)
-                for geometry, (name, confidence, properties) in zip(
-                    shapely.from_wkb(shapes), rest, strict=True
-                ):
-                    yield Feature(
-                        class_name=name,
-                        geometry=geometry,
-                        confidence=confidence,
-                        properties=properties,
-                    )
+        self._file.seek(0, os.SEEK_END)
+        end = self._file.tell()
+        self._file.seek(0)
+        while self._file.tell() < end:
+            # written by this process, a moment ago
+            shapes, rest = pickle.load(self._file)
+            for geometry, (name, confidence, properties) in zip(
+                shapely.from_wkb(shapes), rest, strict=True
+            ):
+                yield Feature(
+                    class_name=name,
+                    geometry=geometry,
+                    confidence=confidence,
+                    properties=properties,
+                )

@@ -110,6 +110,9 @@ def test_small_shapes_are_left_out_and_counted():
 def test_areas_are_pixels_where_the_pixel_size_is_not_known():
     picture = burn(box(10, 10, 40, 40), box(60, 60, 63, 63))
     assert len(fit(Mask(picture, pixel_m=None), BuildingOptions(min_area_m2=8))) == 2
+    mask, left_out = Mask(picture, pixel_m=None), Counter()
+    list(footprints(trace(mask, 2), mask, BuildingOptions(min_area_m2=10), left_out))
+    assert left_out == {"building smaller than 10 px²": 1}
     assert len(fit(Mask(picture, pixel_m=None), BuildingOptions(min_area_m2=10))) == 1
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilingseg.atomic import whole_file, write_whole
+from tilingseg.atomic import whole, write_whole
 from tilingseg.errors import OutputError
 from tilingseg.features.geojson import write_collection, write_sequence
 from tilingseg.features.layer import Layer, Written
@@ -53,7 +53,7 @@ def write_features(features: Iterable[Feature], path: Path, layer: Layer) -> Wri
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"cannot write {path}: its suffix is none of {', '.join(SUFFIXES)}")
-    with whole_file(path) as part:
+    with whole(path) as part:
         batches = measure(features, layer)
         if suffix in _TABLES:
             return Written(n_features=_table_writer(suffix)(batches, part, layer))

@@ -38,6 +38,14 @@ _SAME_DATE = "1970-01-01T00:00:00.000Z"
 _HELD_CORNERS = 4_000_000
 """Of the features that a FlatGeobuf file is written from at once: some 150 MB with their WKB."""
 _BOX = ("xmin", "ymin", "xmax", "ymax")
+_TYPE_NAMES = {
+    shapely.GeometryType.POLYGON: "Polygon",
+    shapely.GeometryType.MULTIPOLYGON: "MultiPolygon",
+    shapely.GeometryType.LINESTRING: "LineString",
+}
+"""As GeoParquet spells them."""
+_RESERVED = ("gpkg", "sqlite_")
+"""No table of a GeoPackage may have a name that begins so."""
 _gdal_lock = threading.Lock()
 
 
@@ -90,7 +98,7 @@ def write_flatgeobuf(batches: Iterable[Batch], path: Path, layer: Layer) -> int:
                 stream,
                 path,
                 driver="FlatGeobuf",
-                layer=layer.name,
+                layer=_table_of(layer),
                 crs=_wkt(layer),
                 geometry_type=layer.geometry_type,
                 geometry_name=meta["geometry_name"],
@@ -132,7 +140,7 @@ def _write(batch: Batch, path: Path, layer: Layer, **options: Any) -> None:
         shapely.to_wkb(batch.geometries),
         list(batch.columns.values()),
         list(batch.columns),
-        layer=layer.name,
+        layer=_table_of(layer),
         geometry_type=layer.geometry_type,
         crs=_wkt(layer),
         **options,
@@ -188,7 +196,7 @@ def _geo_metadata(layer: Layer, extent: NDArray[np.float64], types: set[int]) ->
     crs = layer.georef.crs
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": sorted(shapely.GeometryType(kind).name.title() for kind in types),
+        "geometry_types": sorted(_TYPE_NAMES[shapely.GeometryType(kind)] for kind in types),
         "crs": None if crs is None else pyproj.CRS.from_user_input(crs).to_json_dict(),
         "covering": {"bbox": {name: ["bbox", name] for name in _BOX}},
     }
@@ -198,9 +206,15 @@ def _geo_metadata(layer: Layer, extent: NDArray[np.float64], types: set[int]) ->
     return json.dumps(geo, separators=(",", ":"))
 
 
+def _table_of(layer: Layer) -> str:
+    """Return the name of the layer inside a file."""
+    return f"layer_{layer.name}" if layer.name.lower().startswith(_RESERVED) else layer.name
+
+
 def _verify(path: Path, layer: Layer, n_features: int, *, is_indexed: bool) -> None:
     """See that features and index are there: what fails while GDAL closes a file, it only logs."""
-    names = (layer.name, f"rtree_{layer.name}_geom") if is_indexed else (layer.name,)
+    table = _table_of(layer)
+    names = (table, f"rtree_{table}_geom") if is_indexed else (table,)
     tables = [name.replace('"', '""') for name in names]
     try:
         with closing(sqlite3.connect(path)) as database:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilingseg.atomic import whole_file
+from tilingseg.atomic import write_whole
 from tilingseg.infer.graph_engine import GraphOptions, make_graph
 from tilingseg.infer.runtimes import RUNTIMES, is_installed, save_openvino
 from tilingseg.model.onnx_file import onnx_bytes
@@ -49,8 +49,7 @@ def write_exports(stem: Path, model: LoadedModel, precision: str) -> tuple[Path,
         data = onnx_bytes(graph, shape, {METADATA_KEY: model.spec.to_json()})
         target = stem.with_name(stem.name + suffix)
         if suffix == ".onnx":
-            with whole_file(target) as path:
-                path.write_bytes(data)
+            write_whole(target, data)
             written.append(target)
         else:
             save_openvino(data, target)

@@ -159,7 +159,8 @@ def _batches(
     """Drop what is too small and add the pixels around the rest."""
     stream = iter(shapes)
     readers: dict[int, BlockReader] = {}
-    reason = f"building smaller than {options.min_area_m2:g} m²"
+    unit = "px²" if mask.georef.pixel_m is None else "m²"
+    reason = f"building smaller than {options.min_area_m2:g} {unit}"
     while chosen := list(islice(stream, _BATCH)):
         polygons = [shape.polygon for shape in chosen]
         large = shapely.area(polygons) * ground.pixel_m2 >= options.min_area_m2
