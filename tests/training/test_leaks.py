@@ -175,6 +175,20 @@ def test_ground_on_both_sides_of_the_date_line_is_one(tmp_path):
         check(make_recipe("a.tif", "b.tif"), tmp_path)
 
 
+@pytest.mark.parametrize(("lon", "refused"), [(10, True), (170, False)])
+def test_corners_beside_the_disc_of_the_earth_are_no_traceback(tmp_path, lon, refused):
+    write(tmp_path)
+    disc, half_m = "+proj=geos +h=35785831 +lon_0=0 +ellps=WGS84", 5_000_000
+    write_place(tmp_path, "a", disc, north_up(-half_m, half_m, 2 * half_m / SIDE))
+    write_place(tmp_path, "b", "EPSG:4326", north_up(lon, 10, 0.01), seed=1)
+    recipe = make_recipe("a.tif", "b.tif")
+    if refused:
+        with pytest.raises(TrainingError, match="overlap or touch on the map"):
+            check(recipe, tmp_path)
+    else:
+        check(recipe, tmp_path)
+
+
 def by_blocks(rasters):
     recipe = make_recipe(rasters, "none")
     source = dataclasses.replace(recipe.sources[0], split="blocks", block_px=32)

@@ -137,6 +137,8 @@ def _meet_on_map(a: Place, b: Place, grown_px: float) -> bool | None:
     one, other = _ground(a, grown_px), _ground(b, grown_px)
     if a.crs != b.crs:
         one, other = _in_degrees(one, a.crs), _in_degrees(other, b.crs)
+        if one.is_empty or other.is_empty:
+            return None
         turns = round((one.centroid.x - other.centroid.x) / 360)
         other = shapely.affinity.translate(other, 360.0 * turns)
     return bool(one.intersects(other))
@@ -155,12 +157,19 @@ def _ground(place: Place, grown_px: float) -> BaseGeometry:
 
 
 def _in_degrees(outline: BaseGeometry, crs: str) -> BaseGeometry:
-    """Bring an outline to longitude and latitude, with the bends that its sides have there."""
+    """Bring an outline to longitude and latitude, with the bends that its sides have there.
+
+    Points without an answer, as beside the Earth's disc, are left out; it is empty without any.
+    """
     fine = outline.segmentize(outline.length / (4 * _POINTS_A_SIDE))
     x, y = shapely.get_coordinates(fine).T
-    lon, lat = _to_degrees(crs).transform(x, y)
+    points = np.stack(_to_degrees(crs).transform(x, y), axis=1)
+    points = points[np.isfinite(points).all(axis=1)]
+    if len(points) < 4:
+        return shapely.Polygon()
     # Across the date line longitudes run on instead of jumping back.
-    return shapely.Polygon(np.stack([np.unwrap(lon, period=360), lat], axis=1))
+    points[:, 0] = np.unwrap(points[:, 0], period=360)
+    return shapely.Polygon(points)
 
 
 @lru_cache(maxsize=64)
