@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -48,7 +48,8 @@ _T = TypeVar("_T")
 WAIT_S = float("inf")
 """A task waits for another one that opens or publishes the same scene, however large it is."""
 MAX_OPEN = 4
-"""Scenes that a worker keeps open: those that its next regions may come from."""
+"""Scenes that a worker keeps open: those that its next regions may come from. Those that its
+threads are at work on stay open however many they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,48 +85,60 @@ class _Desk:
     job: Job
     store: WorkStore
     engine: Engine
+    readers: ThreadPoolExecutor
+    """Threads for reading, each with files of this scene open."""
     leave: ExitStack
-    """Gives back the engine and closes the scene."""
+    """Gives back the engine, waits for the readers and closes the scene."""
     turn: threading.Lock = field(default_factory=threading.Lock)
     """Engines do one region at a time, where a worker has several threads."""
 
 
 class _Bench:
-    """What this process keeps between tasks: open scenes with their engines, reader threads."""
+    """What this process keeps between tasks: open scenes with their engines and readers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._desks: OrderedDict[tuple[SceneJob, str], _Desk] = OrderedDict()
-        self._pool: ThreadPoolExecutor | None = None
+        self._users: Counter[tuple[SceneJob, str]] = Counter()
         self.device_index = 0
 
-    def desk(self, scene: SceneJob, ticket: str) -> _Desk:
-        """Return the desk of a scene, set up on first use."""
+    @contextlib.contextmanager
+    def desk(self, scene: SceneJob, ticket: str) -> Iterator[_Desk]:
+        """Lend the desk of a scene, set up on first use; it stays while someone is at it."""
+        key = (scene, ticket)
         with self._lock:
-            key = (scene, ticket)
             if key not in self._desks:
                 self._desks[key] = self._set_up(scene)
-                while len(self._desks) > MAX_OPEN:
-                    _, old = self._desks.popitem(last=False)
-                    old.leave.close()
             self._desks.move_to_end(key)
-            return self._desks[key]
+            self._users[key] += 1
+            desk = self._desks[key]
+            self._clear_away()
+        try:
+            yield desk
+        finally:
+            with self._lock:
+                self._users[key] -= 1
+                self._clear_away()
 
-    def pool(self, n_threads: int) -> ThreadPoolExecutor:
-        """Return the threads that read."""
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="read")
-            return self._pool
+    def _clear_away(self) -> None:
+        """Close the scenes that nobody has used for longest and that nobody is at work on."""
+        idle = [key for key in self._desks if not self._users[key]]
+        for key in idle[: max(0, len(self._desks) - MAX_OPEN)]:
+            del self._users[key]
+            self._desks.pop(key).leave.close()
 
     def _set_up(self, scene: SceneJob) -> _Desk:
         job, folder = prepare_in(scene.uri, scene.out_dir, scene.options)
-        store = _resume(job, folder)
-        device = job.devices[self.device_index % len(job.devices)]
-        leave = ExitStack()
-        leave.callback(job.reader.close)
-        engine = leave.enter_context(job.lent_engine(device, store.scaling))
-        return _Desk(job=job, store=store, engine=engine, leave=leave)
+        with ExitStack() as stack:
+            stack.callback(job.reader.close)
+            store = _resume(job, folder)
+            # a region that failed leaves reads behind that no one waits for but this
+            readers = stack.enter_context(ThreadPoolExecutor(job.workers, "read"))
+            device = job.devices[self.device_index % len(job.devices)]
+            engine = stack.enter_context(job.lent_engine(device, store.scaling))
+            return _Desk(
+                job=job, store=store, engine=engine, readers=readers, leave=stack.pop_all()
+            )
 
 
 _BENCH = _Bench()
@@ -213,13 +226,12 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
     Raises:
         TilingSegError: the region cannot be read, inferred or written.
     """
-    desk = _BENCH.desk(scene, ticket)
-    pool = _BENCH.pool(desk.job.workers)
-    region = desk.job.plan.region(index)
-    passes = not keeps_memory(desk.job.plan.model.engine)
-    with desk.turn, freed_memory_kept(passes=passes), _unless_done(scene):
-        if not desk.store.is_complete(index):
-            run_region(desk.job, desk.store, region, desk.engine, pool, Watch())
+    with _BENCH.desk(scene, ticket) as desk:
+        region = desk.job.plan.region(index)
+        passes = not keeps_memory(desk.job.plan.model.engine)
+        with desk.turn, freed_memory_kept(passes=passes), _unless_done(scene):
+            if not desk.store.is_complete(index):
+                run_region(desk.job, desk.store, region, desk.engine, desk.readers, Watch())
 
 
 @_plainly
@@ -229,8 +241,8 @@ def vectorize_region(scene: SceneJob, ticket: str, level: int, number: int) -> N
     Raises:
         TilingSegError: the mask cannot be read or the vectors not be written.
     """
-    with _unless_done(scene):
-        vectorize_part(_BENCH.desk(scene, ticket).store, scene.options.outputs, level, number)
+    with _unless_done(scene), _BENCH.desk(scene, ticket) as desk:
+        vectorize_part(desk.store, scene.options.outputs, level, number)
 
 
 @_plainly
