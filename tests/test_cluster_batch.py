@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import shapely
 
 from tests.cluster_processes import outputs_of
 from tests.full_disk import full_disk
@@ -99,6 +100,22 @@ class TestBatch:
         assert batch(path, "-o", out, "--retry-failed")[0] == 0
         assert statuses(out) == {"late": "done"}
         assert not (out / "late" / "failed.json").exists()
+
+    def test_an_error_that_nobody_foresaw_ends_no_other_scene(
+        self, batch, folder, tmp_path, monkeypatch
+    ):
+        real_run = flow.run
+
+        def run(uri, *more, **named):
+            if uri.endswith("scene1.tif"):
+                raise shapely.GEOSException("TopologyException: side location conflict\n at 1 2")
+            return real_run(uri, *more, **named)
+
+        monkeypatch.setattr(flow, "run", run)
+        code, _, err = batch(folder / "scene*.tif", "-o", tmp_path)
+        assert code == 1
+        assert "GEOSException: TopologyException: side location conflict at 1 2" in err
+        assert statuses(tmp_path) == {"scene0": "done", "scene1": "failed", "scene2": "done"}
 
     def test_a_limit_leaves_the_rest_for_later(self, batch, folder, tmp_path):
         out = tmp_path / "out"

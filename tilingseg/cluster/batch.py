@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tilingseg import flow
 from tilingseg.cluster.outcome import BatchState, Outcome, reason_of
 from tilingseg.cluster.tasks import SceneJob
-from tilingseg.errors import BusyError, OutputError, TilingSegError
+from tilingseg.errors import BusyError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -162,6 +162,6 @@ def _attempt(job: SceneJob, state: BatchState, watch: Watch) -> Outcome:
         report = flow.run(job.uri, job.out_dir, options=job.options, progress=count)
     except BusyError as error:
         return Outcome(job=job, report=None, reason=reason_of(error), is_busy=True)
-    except (TilingSegError, OSError, RuntimeError, ValueError, LookupError, MemoryError) as error:
+    except Exception as error:  # noqa: BLE001  libraries raise anything; the other scenes go on
         return Outcome(job=job, report=None, reason=reason_of(error))
     return Outcome(job=job, report=report)
