@@ -422,7 +422,7 @@ def test_softmax_models_run(tmp_path, scene):
 def test_a_store_of_masks_alone_is_not_taken_for_vectors(scene, model, tmp_path):
     masks = RunOptions(model=model, outputs=OutputOptions(formats=("cog",)))
     job = prepare(str(scene), masks)
-    folder = OutputFolder.of(job.plan, tmp_path)
+    folder = OutputFolder.of(job.plan.scene.name, tmp_path)
     assert not open_store(job, folder, masks).keeps_probability
     vectors = replace(masks, outputs=OutputOptions(formats=("geojson",)))
     with pytest.raises(PlanError, match="without the probabilities.*--no-resume"):

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {
         *("area", "atomic", "errors", "flow", "grid", "job", "metrics", "model", "output_folder"),
-        *("progress", "readers", "records", "training"),
+        *("places", "progress", "readers", "records", "training"),
     },
     "compress": {
         *("atomic", "errors", "evaluation", "infer", "job", "model", "progress", "records"),

@@ -15,6 +15,7 @@ import shapely
 from affine import Affine
 
 from tests.rfc7946 import problems
+from tests.servers import file_server
 from tilingseg import vector_outputs
 from tilingseg.features import SUFFIXES
 from tilingseg.features.measure import ground_area
@@ -170,6 +171,24 @@ class TestBuildingsInOddPlaces:
         result = run(path, tmp_path, ALL, regularize, classes=("building",))
         assert result.n_features == {"building": 0}
         assert len(read(tmp_path / "m_building.fgb")) == 0
+
+
+class TestNames:
+    def test_the_signature_of_a_url_is_in_no_name(self, tmp_path):
+        path = write(tmp_path / "m_mask.tif", blocks())
+        query = "?X-Amz-Credential=AK/2026/s3/aws4_request&X-Amz-Signature=0a"
+        with file_server() as server:
+            server.files[f"/m_mask.tif{query}"] = path.read_bytes()
+            url = f"{server.url}/m_mask.tif{query}"
+            run(url, tmp_path / "o", ("geojson",), classes=("roof",))
+        names = {"m_roof.geojson", "m_roof.qml"}
+        assert {path.name for path in (tmp_path / "o").iterdir()} == names
+
+    @pytest.mark.parametrize("name", ["a;b.tif", "a!b.tif", "a b_mask.tif"])
+    def test_any_name_of_a_mask_gives_every_format(self, tmp_path, name):
+        run(write(tmp_path / name, blocks()), tmp_path / "o", classes=("roof",))
+        names = {f"a_b_roof{suffix}" for suffix in (*VECTOR_SUFFIXES.values(), ".qml")}
+        assert {path.name for path in (tmp_path / "o").iterdir()} == names
 
 
 class TestMasks:

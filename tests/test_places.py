@@ -9,6 +9,7 @@ from tilingseg.places import (
     is_remote,
     move,
     place,
+    plain_name,
     refusals,
     remove,
     unsigned,
@@ -46,6 +47,41 @@ def test_a_path_has_one_spelling(tmp_path):
     assert Path(absolute("link/../a.tif", tmp_path)).resolve() == tmp_path / "else" / "a.tif"
     for text in ("s3://b/../a.tif", "/vsizip/a.zip/../b.tif", "https://h/a.tif"):
         assert absolute(text, tmp_path) == text
+
+
+def test_names_that_gdal_understands_have_one_spelling_of_their_file(tmp_path):
+    for name in ("a.tif", "b.nc", "deep/c.h5"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for text, there in (
+        ("GTIFF_DIR:2:./a.tif", "GTIFF_DIR:2:{}/a.tif"),
+        ("DERIVED_SUBDATASET:AMPLITUDE:a.tif", "DERIVED_SUBDATASET:AMPLITUDE:{}/a.tif"),
+        ('NETCDF:"b.nc":t', 'NETCDF:"{}/b.nc":t'),
+        ('HDF5:"deep/../deep/c.h5"://band', 'HDF5:"{}/deep/c.h5"://band'),
+    ):
+        spelled = there.format(tmp_path)
+        assert absolute(text, tmp_path) == spelled
+        assert absolute(spelled, Path("/")) == spelled
+        assert absolute(text, tmp_path / "deep") == text, "no such file is there"
+    (tmp_path / "GTIFF_DIR:1:a.tif").touch()
+    assert absolute("GTIFF_DIR:1:a.tif", tmp_path) == str(tmp_path / "GTIFF_DIR:1:a.tif")
+    for text in ("gs://b/1:a.tif", "vrt://a.tif?bands=1", "simplecache::s3://b/a.tif"):
+        assert absolute(text, tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("building", "building"),
+        ("forest/wood", "forest_wood"),
+        ("../a: b?", "a_b"),
+        ("Straße", "Straße"),
+        ("u\N{COMBINING DIAERESIS}", "ü"),
+        ("*", "class"),
+    ],
+)
+def test_any_text_becomes_a_name_for_files(text, plain):
+    assert plain_name(text, "class") == plain
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,8 @@ def prepare_in(
         TilingSegError: see `job.prepare`.
     """
     job = prepare(uri, options)
-    folder = OutputFolder.of(job.plan, out_dir)
+    folder, use = OutputFolder.of(job.plan.scene.name, out_dir), job.plan.model
+    folder.refuse_names(use.spec.classes, use.class_indexes, options.outputs)
     if options.resume and options.engine == "auto":
         job = with_engine(job, WorkStore.engine_of(folder.work))
     return job, folder

@@ -16,6 +16,7 @@ from tilingseg.progress import silent
 from tilingseg.readers.mask_file import open_mask
 from tilingseg.readers.mask_zarr import open_zarr_mask
 from tilingseg.readers.probability_file import THRESHOLD, open_probabilities
+from tilingseg.readers.source import scene_name
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def vectorize(
                 raise PlanError(
                     f"{uri} has no class {name!r}; it has {', '.join(mask.classes) or 'none'}"
                 )
-        name = Path(uri).stem.removesuffix("_mask").removesuffix("_probability")
+        name = scene_name(str(uri)).removesuffix("_mask").removesuffix("_probability")
         folder = OutputFolder(path=Path(out_dir or "."), scene=name)
         indexes = tuple(mask.classes.index(name) for name in names)
         folder.check_layers(mask, indexes, options.outputs, overwrite=options.overwrite)

@@ -1,14 +1,19 @@
-"""Where the outputs of a scene go: the names in its folder, and what may stand there already."""
+"""Where the outputs of a scene go: the names in its folder, and what may stand there already.
+
+Layers are named after classes, which come from anybody's models and masks. Their files get names
+that every file system takes; where two layers would get one, nothing is begun.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError, PlanError
-from tilingseg.places import is_remote, place, refusals, why
+from tilingseg.places import is_remote, place, plain_name, refusals, why
 from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 if TYPE_CHECKING:
@@ -28,6 +33,10 @@ VECTOR_SUFFIXES = {
     "fgb": ".fgb",
     "parquet": ".parquet",
 }
+
+_MAX_NAME_BYTES = 240
+"""Most that a file name may have: file systems take 255, and files have longer names while they are
+written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +87,10 @@ class OutputFolder:
     """Name of the scene, first part of the file names."""
 
     @classmethod
-    def of(cls, plan: RunPlan, out_dir: str | Path | None) -> OutputFolder:
-        """Return the folder that was asked for, or the default one."""
-        path = place(f"{plan.scene.name}_tilingseg" if out_dir is None else out_dir)
-        return cls(path=path, scene=plan.scene.name)
+    def of(cls, scene: str, out_dir: str | Path | None) -> OutputFolder:
+        """Return the folder that was asked for, or the default one, of the scene of a name."""
+        path = place(f"{scene}_tilingseg" if out_dir is None else out_dir)
+        return cls(path=path, scene=scene)
 
     @property
     def work(self) -> Path:
@@ -98,9 +107,13 @@ class OutputFolder:
         """The picture of the results."""
         return self.path / "preview.png"
 
+    def name_of(self, layer: str) -> str:
+        """Return the name of a layer of this scene: that of its files, without their suffix."""
+        return f"{self.scene}_{plain_name(layer, 'layer')}"
+
     def of_layer(self, layer: str, suffix: str) -> Path:
         """Return the path of one output."""
-        return self.path / f"{self.scene}_{layer}{suffix}"
+        return self.path / f"{self.name_of(layer)}{suffix}"
 
     def files(self, layers: Iterable[str], options: OutputOptions) -> list[Path]:
         """Return all that a run writes for its vector layers and formats."""
@@ -172,12 +185,59 @@ class OutputFolder:
         overwrite: bool,
     ) -> None:
         """Do the same where nothing but vector layers will be written."""
-        self.make()
         if not set(options.formats) & set(VECTOR_SUFFIXES):
             raise PlanError(f"choose a vector format: {', '.join(VECTOR_SUFFIXES)}")
+        self.refuse_names(mask.classes, class_indexes, options)
+        self.make()
         if not overwrite:
             layers = layer_names(mask.classes, class_indexes)
             _refuse_standing(self._vectors(layers, options))
+
+    def refuse_names(
+        self, classes: Sequence[str], class_indexes: Sequence[int], options: OutputOptions
+    ) -> None:
+        """Refuse classes that files cannot be named after; nothing is made.
+
+        Args:
+            classes: all of the model or mask.
+            class_indexes: those that become vectors.
+            options: what will be written.
+
+        Raises:
+            PlanError: two layers would have one file, or a name or the folder is no good for files.
+        """
+        if set(options.formats) & set(VECTOR_SUFFIXES):
+            self._refuse_shared_names(classes, class_indexes)
+        self._refuse_unwritable(layer_names(classes, class_indexes), options)
+
+    def _refuse_shared_names(self, classes: Sequence[str], class_indexes: Sequence[int]) -> None:
+        """Refuse classes of which one would overwrite files of another."""
+        owners: dict[str, str] = {}
+        for index in class_indexes:
+            name = classes[index]
+            for layer in layer_names(classes, (index,)):
+                stem = self.name_of(layer)
+                other = owners.setdefault(stem.casefold(), name)  # Windows and macOS know no case
+                if other != name:
+                    raise PlanError(
+                        f"classes {other!r} and {name!r} would both write {stem}.*; choose one of "
+                        "them with --classes, and another folder for the other"
+                    )
+
+    def _refuse_unwritable(self, layers: Iterable[str], options: OutputOptions) -> None:
+        """Refuse names and folders that files cannot be written under."""
+        for path in self.files(layers, options):
+            if (n_bytes := len(os.fsencode(path.name))) > _MAX_NAME_BYTES:
+                raise PlanError(
+                    f"the file name {path.name[:60]}… has {n_bytes} bytes, and {_MAX_NAME_BYTES} "
+                    "can be written; rename the scene, or leave the class out with --classes"
+                )
+        archived = [name for name in ("gpkg", "fgb") if name in options.formats]
+        if archived and "!" in str(self.path) and not is_remote(self.path):
+            raise PlanError(  # what writes them takes it for the name of an archive
+                f"{' and '.join(archived)} cannot be written into {self.path}: there is a '!' in "
+                "its path; choose another folder or format"
+            )
 
     def make(self) -> None:
         """Make the folder and see that it can be written.

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,11 @@ _SIGNATURE = re.compile(
     re.IGNORECASE,
 )
 """Parameters of signed URLs: Amazon, Google, CloudFront, Azure and bearer tokens."""
+
+_DRIVER_NAME = re.compile(
+    r"(?P<head>(?:[A-Za-z]\w+:(?!//)|\d+:)+\"?)(?P<file>(?:[A-Za-z]:)?[^\":]+)(?P<rest>.*)"
+)
+"""Names that only GDAL understands, such as `GTIFF_DIR:2:a.tif` and `NETCDF:"a.nc":t`."""
 
 
 def place(where: str | Path) -> Path:
@@ -60,17 +66,36 @@ def absolute(uri: str, folder: Path | None = None) -> str:
     """Spell a local path in one way, absolute and without `..`; URLs stay as they are.
 
     Args:
-        uri: path or URL of a scene or of another file.
+        uri: path or URL of a scene or of another file, or a name that GDAL understands: the file in
+            it is spelled so.
         folder: what a relative path is seen from; None: the current folder.
     """
     uri = uri.removeprefix("file://")
-    if "://" in uri or uri.startswith(("/vsi", "s3:", "http:", "https:")):
+    if uri.startswith(("/vsi", "s3:", "http:", "https:")):
+        return uri
+    folder = (folder or Path.cwd()).absolute()
+    if (found := _DRIVER_NAME.fullmatch(uri)) is not None and not (folder / uri).exists():
+        is_here = (folder / found["file"]).exists()
+        inner = absolute(found["file"], folder) if is_here else found["file"]
+        return found["head"] + inner + found["rest"]
+    if "://" in uri:
         return uri
     at_home = uri.startswith("~/")
-    path = str((folder or Path.cwd()).absolute() / (Path(uri).expanduser() if at_home else uri))
+    path = str(folder / (Path(uri).expanduser() if at_home else uri))
     plain = os.path.normpath(path)
     # behind a link to a folder, `..` is another place than in the text
     return plain if os.path.realpath(plain) == os.path.realpath(path) else path
+
+
+def plain_name(text: str, otherwise: str) -> str:
+    """Make a name out of any text that every file system takes as the name of a file.
+
+    Args:
+        text: what it comes from, such as a class name of somebody's model.
+        otherwise: the name where nothing is left of it.
+    """
+    plain = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text))
+    return plain.strip("_.") or otherwise
 
 
 def unsigned(uri: str) -> str:

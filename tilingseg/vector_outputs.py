@@ -120,7 +120,7 @@ def write_vectors(
     ):
         watched.begin(found.name)
         layer = Layer(
-            name=f"{folder.scene}_{found.name}",
+            name=folder.name_of(found.name),
             georef=mask.georef,
             geometry_type=found.geometry_type,
             color=class_colour(found.class_index),

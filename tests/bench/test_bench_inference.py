@@ -103,7 +103,7 @@ def test_a_region_around_a_network_that_does_nothing(benchmark, tmp_path, monkey
     save_model(model, torch.nn.Identity(), spec)
     options = RunOptions(model=model, engine="torch", resume=False)
     job = prepare(str(scene), options)
-    folder = OutputFolder.of(job.plan, tmp_path / "out")
+    folder = OutputFolder.of(job.plan.scene.name, tmp_path / "out")
     store = open_store(job, folder, options)
     engine = job.engine("cpu", store.scaling)
     with ThreadPoolExecutor(2) as pool:

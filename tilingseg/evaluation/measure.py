@@ -24,7 +24,7 @@ from skimage.morphology import skeletonize
 
 from tilingseg import flow
 from tilingseg.area import area_from_box, area_window
-from tilingseg.evaluation.pictures import write_agreement, write_scene
+from tilingseg.evaluation.pictures import agreement_of, write_agreement, write_scene
 from tilingseg.grid import Window
 from tilingseg.metrics.pixels import IGNORE, PixelCounts, count_boundary, count_pixels
 from tilingseg.metrics.polygons import compare_footprints
@@ -158,7 +158,7 @@ def measure_raster(
         index = setting.spec.classes.index(name)
         found = (mask == index + 1).astype(np.uint8)
         if picture is not None:
-            write_agreement(folder.path / f"agreement_{name}.png", picture, found, truth)
+            write_agreement(folder.path / agreement_of(name), picture, found, truth)
         positive, negative = count_bins(probability[index], truth)
         lines = folder.of_layer(f"{name}_centerline", ".gpkg")
         polygons = _Polygons(scene, extent, folder.of_layer(name, ".gpkg"))

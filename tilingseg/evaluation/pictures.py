@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from tilingseg.atomic import whole
 from tilingseg.metrics.pixels import IGNORE
+from tilingseg.places import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,6 +93,11 @@ def write_agreement(
     _save(path, laid)
 
 
+def agreement_of(class_name: str) -> str:
+    """Return the name of the picture that shows how a class agrees with its labels."""
+    return f"agreement_{plain_name(class_name, 'class')}.png"
+
+
 def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
     """Write one sheet for each class: its best windows above, its worst ones below, of all regions.
 
@@ -113,7 +119,7 @@ def draw_windows(out: Path, counts: Sequence[ClassCounts]) -> tuple[str, ...]:
         # Where there are few windows, none stands in both rows.
         half = len(ranked) // 2
         rows = (_by_turns(reversed(ranked[half:])), _by_turns(ranked[:half]))
-        names.append(f"windows_{class_name}.png")
+        names.append(f"windows_{plain_name(class_name, 'class')}.png")
         with whole(out / names[-1]) as part:
             _sheet(rows).quantize(256).save(part, "PNG", optimize=True)
     return tuple(names)
@@ -153,8 +159,8 @@ def _sheet(rows: Sequence[list[_Ranked]]) -> Image.Image:
             left = place * cell
             text = f"{('best', 'worst')[line]}: {item.region}, IoU {iou:.2f}"
             draw.text((left + 2, top + 3), text, fill="black")
-            for below, name in enumerate(("scene", f"agreement_{item.class_name}")):
-                shown = _cut(window, f"{name}.png")
+            for below, name in enumerate(("scene.png", agreement_of(item.class_name))):
+                shown = _cut(window, name)
                 sheet.paste(shown, (left, top + _TEXT_PX + below * cell))
     left = 2
     for name, colour in COLOURS.items():
