@@ -15,12 +15,14 @@ import pytest
 import rasterio
 import shapely
 import torch
+import zarr
 
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg.infer import TorchEngine
 from tilingseg.model.load import load_model
 from tilingseg.output_folder import WORK
+from tilingseg.places import absolute
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,70 @@ class TestRun:
             found[t] = next(out.glob("*_mask.tif")).read_bytes()
         assert found[0] != found[1]
         assert call("run", "a.zarr", "--select", "t=x")[0] == 2
+
+
+class TestOneScene:
+    """What `run` takes for its scene does not depend on where the work is done."""
+
+    @pytest.mark.parametrize("where", [(), ("--cluster", "local")])
+    def test_several_scenes_are_for_batch(self, call, tmp_path, monkeypatch, scene, where):
+        monkeypatch.chdir(tmp_path)
+        for name in "ab":
+            (tmp_path / f"{name}.tif").write_bytes(scene.read_bytes())
+        (tmp_path / "l.txt").write_text("a.tif\nb.tif\n")
+        (tmp_path / "items.json").write_text('{"type": "FeatureCollection", "features": []}')
+        for named, told, batch in (
+            (("a.tif", "b.tif"), "2 scenes are named", "a.tif b.tif"),
+            (("a.tif",) * 9, "9 scenes are named", "SCENES…"),
+            (("*.tif",), "*.tif names scenes, and is none", "'*.tif'"),
+            (("l.txt",), "l.txt names scenes, and is none", "l.txt"),
+            (("items.json",), "items.json names scenes, and is none", "items.json"),
+        ):
+            code, out, err = call("run", *named, *where)
+            assert (code, out) == (1, "")
+            assert err == f"error: {told}; do them with: tilingseg batch {batch}\n"
+        assert {path.suffix for path in tmp_path.iterdir()} == {".tif", ".txt", ".json"}
+
+    def test_a_grid_of_numbers_as_text_is_a_scene(self, call, tmp_path):
+        head = "ncols 40\nnrows 30\nxllcorner 0\nyllcorner 0\ncellsize 1\n"
+        rows = "\n".join(" ".join(["7"] * 40) for _ in range(30))
+        (tmp_path / "grid.txt").write_text(f"{head}{rows}\n")
+        code, _, err = call("plan", tmp_path / "grid.txt")
+        assert code == 1
+        assert "names scenes" not in err
+        assert "band" in err
+
+    @pytest.mark.parametrize(
+        ("name", "default"),
+        [
+            ("a.ome.tif", "a_tilingseg"),
+            ("a+b c.tif", "a_b_c_tilingseg"),
+            ("GTIFF_DIR:1:a.tif", "a_tilingseg"),
+            ("g.zarr/one", "g_one_tilingseg"),
+        ],
+    )
+    def test_the_default_folder_is_the_same_on_a_cluster(
+        self, call, tmp_path, monkeypatch, model, scene, name, default
+    ):
+        monkeypatch.chdir(tmp_path)
+        if ".zarr" in name:
+            array = zarr.open_group("g.zarr").create_array(
+                "one", shape=(3, 80, 90), chunks=(3, 80, 90), dtype="uint8"
+            )
+            array[:] = smooth_noise(80, 90)
+        else:
+            (tmp_path / name.rpartition(":")[2]).write_bytes(scene.read_bytes())
+        flags = ("--model", model, "--formats", "cog", "--device", "cpu", "-q")
+        flags = (*flags, "--pixel-size", 0.5) if ".zarr" in name else flags
+        assert call("run", name, *flags) == (0, "", "")
+        report = json.loads((tmp_path / default / "run.json").read_text())
+        # the outputs are seen before a worker is asked for
+        code, _, err = call("run", name, *flags, "--cluster", "local")
+        assert code == 1
+        assert f"{default}/run.json exists" in err
+        assert call("run", f"./{name}" if ":" not in name else name, *flags, "-f")[0] == 0
+        again = json.loads((tmp_path / default / "run.json").read_text())
+        assert again["plan"]["scene"]["uri"] == report["plan"]["scene"]["uri"] == absolute(name)
 
 
 class TestPlan:

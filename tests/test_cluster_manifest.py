@@ -47,6 +47,10 @@ class TestPaths:
         assert names("https://host/x/scene.tif?key=1.2") == ["scene"]
         assert uris("/vsizip/a.zip/b.tif") == ["/vsizip/a.zip/b.tif"]
 
+    def test_names_that_gdal_understands_stay_such(self, files, monkeypatch):
+        monkeypatch.chdir(files)
+        assert uris("GTIFF_DIR:1:a.tif") == [f"GTIFF_DIR:1:{files}/a.tif"]
+
     def test_a_file_is_one_scene_however_it_is_named(self, files, monkeypatch):
         monkeypatch.chdir(files / "deep")
         (files / "deep" / "l.csv").write_text("uri\n../a.tif\n")

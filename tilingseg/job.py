@@ -264,7 +264,9 @@ def _limits(devices: tuple[str, ...]) -> PassLimits:
 
 def _one_spelling(uri: str) -> str:
     """Return the absolute path of a local scene: `./a.tif` and `a.tif` are one plan."""
-    return absolute(uri) if uri and Path(uri).exists() else uri
+    path = absolute(uri)
+    is_missing = Path(path).is_absolute() and not Path(path).exists()
+    return uri if is_missing or not uri else path  # errors tell of it as it was written
 
 
 def with_engine(job: Job, engine: str | None) -> Job:

@@ -22,6 +22,7 @@ from tilingseg.cli.cluster_commands import (
     cluster_flags,
     cluster_recipe,
     full_options,
+    one_scene,
     run_on_cluster,
 )
 from tilingseg.cli.compress_command import compress
@@ -102,7 +103,7 @@ for _command in (batch, train, evaluate, compress, evaluate_vectors, models):
 
 
 @cli.command()
-@click.argument("scene")
+@click.argument("scene", nargs=-1, required=True, metavar="SCENE", callback=one_scene)
 @click.option(
     "-o",
     "--out",
@@ -140,7 +141,7 @@ def run(scene: str, *, quiet: bool, verbose: bool, **wishes: Any) -> None:
 
 
 @cli.command()
-@click.argument("scene")
+@click.argument("scene", nargs=-1, required=True, metavar="SCENE", callback=one_scene)
 @scene_options
 def plan(scene: str, **wishes: Any) -> None:
     """Print tiles, regions, memory and time of a run; no pixel of SCENE is read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,8 +11,8 @@ import click
 from tilingseg.cli.options import run_options, scene_options
 from tilingseg.cli.output_options import output_flags, output_options
 from tilingseg.cli.printing import open_bar, print_rows
-from tilingseg.errors import ClusterError, DependencyError
-from tilingseg.places import place
+from tilingseg.errors import ClusterError, DependencyError, SceneError
+from tilingseg.places import absolute, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     Command = Callable[..., None]
 
+MAX_NAMED = 4
+"""Scenes that a message does not repeat any more."""
 MAX_LISTED = 20
 """Failed and outdated scenes that are listed; the summary has them all."""
 
@@ -77,19 +80,56 @@ def run_on_cluster(
     scene: str, wishes: dict[str, Any], options: RunOptions, progress: Progress
 ) -> RunReport:
     """Do one scene on the workers that the flags choose."""
-    from tilingseg.cluster.manifest import list_scenes
     from tilingseg.output_folder import OutputFolder
 
-    (entry,) = list_scenes([scene])
-    out_dir = place(wishes["out"] or f"{entry.name}_tilingseg")
+    uri, out_dir = absolute(scene), wishes["out"]
+    name = _name_of(uri, options) if out_dir is None else ""
+    folder = OutputFolder.of(name, out_dir)
     if not options.overwrite:  # before a job waits in a queue for it
-        OutputFolder(path=out_dir, scene=entry.name).refuse_complete()
+        folder.refuse_complete()
     with _client(wishes, options) as client:
         from tilingseg.cluster.foreman import run_scene
         from tilingseg.cluster.tasks import SceneJob, shared
 
-        job = SceneJob(uri=entry.uri, out_dir=out_dir.absolute(), options=shared(options))
+        job = SceneJob(uri=uri, out_dir=folder.path.absolute(), options=shared(options))
         return run_scene(client, job, progress)
+
+
+def _name_of(uri: str, options: RunOptions) -> str:
+    """Return the name that a scene gives itself once it is open."""
+    from tilingseg.readers import open_scene
+
+    selectors = dict(options.selectors)
+    with contextlib.closing(open_scene(uri, bands=options.bands, selectors=selectors)) as reader:
+        return reader.scene.name
+
+
+def one_scene(_context: click.Context, _parameter: click.Parameter, named: tuple[str, ...]) -> str:
+    """Take the scene of a command that does one; several are for `batch`.
+
+    Raises:
+        SceneError: several are named, or a pattern or list of them.
+    """
+    scene, *others = named
+    if others or _names_others(scene):
+        what = f"{len(named)} scenes are named" if others else f"{scene} names scenes, and is none"
+        arguments = shlex.join(named) if len(named) < MAX_NAMED else "SCENES…"
+        raise SceneError(f"{what}; do them with: tilingseg batch {arguments}")
+    return scene
+
+
+def _names_others(scene: str) -> bool:
+    from tilingseg.cluster.manifest import may_list
+
+    if not may_list(scene):
+        return False
+    from tilingseg.readers import open_scene
+
+    try:
+        open_scene(scene).close()
+    except SceneError:
+        return True
+    return False  # a grid as text, or a mosaic that GDAL knows
 
 
 def cluster_recipe(wishes: dict[str, Any]) -> ClusterRecipe | None:

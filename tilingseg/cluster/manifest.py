@@ -36,6 +36,8 @@ COLUMNS = ("uri", "path", "scene", "href", "location")
 """Names of the column that holds the scene, in any case."""
 RASTER_TYPES = ("image/tiff", "image/jp2", "application/vnd+zarr", "application/vnd.zarr")
 """Media types of STAC assets that are scenes, up to their parameters."""
+LISTS = (".txt", ".csv", ".parquet", ".json", ".geojson")
+"""Suffixes of files that name scenes."""
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 MAX_CATALOGS = 100_000
 """Linked STAC files beyond which a catalogue is taken for endless."""
@@ -71,6 +73,20 @@ def list_scenes(arguments: Iterable[str], asset: str | None = None) -> list[Scen
         if not n_entries:
             raise SceneError(f"{argument} names no scene")
     return list(found.values())
+
+
+def may_list(argument: str) -> bool:
+    """Tell whether an argument may name other scenes; a raster may be called so too.
+
+    Args:
+        argument: path, URL or pattern.
+    """
+    if "://" in argument:
+        return False
+    path = Path(argument)
+    if path.exists():
+        return path.is_file() and path.suffix.lower() in LISTS
+    return glob.has_magic(argument) and any(glob.iglob(argument, recursive=True))  # noqa: PTH207
 
 
 def _entries(argument: str, asset: str | None) -> Iterator[SceneEntry]:
