@@ -18,8 +18,9 @@ from shapely.affinity import affine_transform
 
 import tilingseg.flow
 from tests.makers import SPEC, make_geotiff, make_model, smooth_noise
+from tests.servers import file_server
 from tilingseg.decision import Decision
-from tilingseg.errors import ModelError, OutputError, PlanError, TileError
+from tilingseg.errors import ModelError, OutputError, PlanError, SceneError, TileError
 from tilingseg.flow import open_store, prepare_in, run
 from tilingseg.folder_lock import LOCK
 from tilingseg.grid import Window
@@ -335,6 +336,49 @@ class TestInterruption:
         report = run(scene, tmp_path / "out", options=options_for(model))
         assert report.n_regions_resumed >= 3
         assert outputs_of(tmp_path / "out") == outputs_of(tmp_path / "whole")
+
+    def test_goes_on_at_a_url_that_was_signed_again_and_keeps_no_signature(
+        self, tmp_path, model, scene, monkeypatch
+    ):
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/http://127.0.0.1")
+        monkeypatch.setattr("tilingseg.tiling.REGION_PX", 256)
+        monkeypatch.setattr("tilingseg.tiling.CHUNK_PX", 64)
+        out = tmp_path / "out"
+        signatures = ("tonight", "tomorrow")
+
+        def interrupt(stage, n_done, total):
+            if stage == "tiles" and n_done > total // 2:
+                raise KeyboardInterrupt
+
+        def leaked():
+            kept = [path for path in out.rglob("*") if path.is_file()]
+            return [
+                path
+                for path in kept
+                if any(
+                    mark in path.name or mark.encode() in path.read_bytes() for mark in signatures
+                )
+            ]
+
+        with file_server() as server:
+            urls = []
+            for signature in signatures:
+                name = f"/scene.tif?version=2&X-Amz-Signature={signature}"
+                server.files[name] = scene.read_bytes()
+                urls.append(server.url + name)
+            with pytest.raises(KeyboardInterrupt):
+                run(urls[0], out, options=options_for(model), progress=interrupt)
+            assert (out / WORK / "plan.json").exists()
+            assert leaked() == []
+            report = run(urls[1], out, options=options_for(model))
+            server.files.clear()
+            with pytest.raises(SceneError) as error:
+                run(urls[1], tmp_path / "none", options=options_for(model))
+        assert report.n_regions_resumed >= 3
+        assert report.scene == f"{server.url}/scene.tif?version=2"
+        assert leaked() == []
+        assert "tomorrow" not in str(error.value)
 
     def test_another_plan_is_refused_until_told_to_start_anew(self, tmp_path, model, scene):
         def interrupt(stage, n_done, total):

@@ -280,6 +280,28 @@ def test_the_revision_follows_the_content(tmp_path):
     assert open_scene(path).scene.revision != before
 
 
+def test_what_others_note_beside_a_file_is_another_revision_only_where_it_counts(tmp_path):
+    path = write(tmp_path / "scene.tif", random_pixels())
+    plain = open_scene(path).scene.revision
+    beside = tmp_path / "scene.tif.aux.xml"
+    revisions = []
+    for stated in (
+        '<Metadata><MDI key="STATISTICS_MAXIMUM">254</MDI></Metadata>',
+        "<NoDataValue>0</NoDataValue>",
+        "<ColorInterp>Alpha</ColorInterp>",
+    ):
+        beside.write_text(
+            f'<PAMDataset><PAMRasterBand band="3">{stated}</PAMRasterBand></PAMDataset>'
+        )
+        revisions.append(open_scene(path).scene.revision)
+    beside.write_text(
+        '<PAMDataset><Metadata><MDI key="NODATA_VALUES">0 0 0</MDI></Metadata></PAMDataset>'
+    )
+    revisions.append(open_scene(path).scene.revision)
+    assert revisions[0] == plain
+    assert len({*revisions}) == 4
+
+
 def test_a_rotated_scene_keeps_its_grid(tmp_path):
     transform = Affine.translation(5e5, 5e6) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)
     path = write(tmp_path / "scene.tif", random_pixels(), transform=transform)

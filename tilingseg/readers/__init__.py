@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import SceneError
+from tilingseg.places import unsigned
 from tilingseg.readers.geotiff import open_gdal
 from tilingseg.readers.raster import RasterReader
 from tilingseg.readers.source import ReadOptions
@@ -71,7 +72,9 @@ def open_scene(
     if target is not None:
         source = open_zarr(target, options)
     elif options.selectors:
-        raise SceneError(f"{uri} is no Zarr; only Zarr arrays have axes to select along")
+        raise SceneError(
+            f"{unsigned(os.fspath(uri))} is no Zarr; only Zarr arrays have axes to select along"
+        )
     else:
         source = open_gdal(os.fspath(uri), options)
     return RasterReader(source, gsd_m)

@@ -24,6 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 
 from tilingseg.errors import SceneError
+from tilingseg.places import unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ class GdalTarget:
     """What to hand to GDAL, and under which settings."""
 
     uri: str
-    """As the user wrote it."""
+    """As the user wrote it, without what signs a URL: this goes into plans and messages."""
     path: str
     """As GDAL wants it."""
     is_remote: bool
@@ -116,7 +117,7 @@ def locate_target(uri: str) -> GdalTarget:
     session = rasterio.env.getenv() if rasterio.env.hasenv() else {}
     settings = {key: value for key, value in defaults if key not in os.environ} | session
     return GdalTarget(
-        uri=uri,
+        uri=unsigned(uri),
         path=path,
         is_remote=is_remote,
         settings=tuple(sorted(settings.items())),
@@ -208,7 +209,7 @@ def _refuse_unreadable(target: GdalTarget) -> None:
 
 
 def _why_not_open(target: GdalTarget, error: Exception) -> str:
-    reason = reason_of(error).replace(target.path, target.uri)
+    reason = reason_of(error, target)
     if "not recognized as being in a supported file format" in reason:
         if Path(target.path).is_dir():
             return f"{target.uri} is a folder, and neither Zarr nor a raster format of GDAL"
@@ -220,8 +221,11 @@ def _why_not_open(target: GdalTarget, error: Exception) -> str:
     return f"{target.uri} cannot be opened: {reason}"
 
 
-def reason_of(error: BaseException) -> str:
-    """Return the innermost message of GDAL on one line."""
+def reason_of(error: BaseException, target: GdalTarget) -> str:
+    """Return the innermost message of GDAL on one line, with the scene as the user calls it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    for name in (target.path, target.path.removeprefix("/vsicurl/")):
+        text = text.replace(name, target.uri)
+    return text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from tilingseg.errors import SceneError
 from tilingseg.readers.bands import FileBand, choose_bands
 from tilingseg.readers.gdal_overviews import find_levels
 from tilingseg.readers.georef import locate
+from tilingseg.readers.http_tag import http_tag
 from tilingseg.readers.physical import physical_pixel_m
 from tilingseg.readers.source import ReadOptions, SourceInfo, delivered_dtype, scene_name
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tilingseg.readers.gdal_access import GdalTarget
     from tilingseg.records import Georef
 
-_REVISION_TIMEOUT_S = 5.0
 _HUGE_BLOCK_BYTES = 256_000_000
 _PALETTE_BANDS = tuple(
     FileBand(index=index, colour=colour)
@@ -219,26 +218,22 @@ def _remarks(dataset: Any) -> tuple[str, ...]:
 
 
 def _revision(dataset: Any, target: GdalTarget) -> str:
-    stats = [path.stat() for name in dataset.files if (path := Path(name)).is_file()]
+    # Programs that only look at a scene leave statistics in an .aux.xml beside it. What else it may
+    # state counts by what it does to the pixels; their place and the bands are in every plan.
+    stated = (dataset.nodatavals, dataset.mask_flag_enums, dataset.colorinterp)
+    values, palette = dataset.tags().get("NODATA_VALUES"), _palette(dataset)
+    facts = repr((stated, values, None if palette is None else palette.tolist()))
+    paths = [Path(name) for name in dataset.files if not name.endswith(".aux.xml")]
+    stats = [path.stat() for path in paths if path.is_file()]
     if stats and not target.is_remote:
-        return f"{max(stat.st_mtime_ns for stat in stats)}-{sum(stat.st_size for stat in stats)}"
-    if target.uri.lower().startswith(("http://", "https://")) and (tag := _http_tag(target.uri)):
+        newest, size = max(stat.st_mtime_ns for stat in stats), sum(stat.st_size for stat in stats)
+        return f"{newest}-{size}-{_digest(facts)[:8]}"
+    if tag := http_tag(target):
         return tag
     # Object stores hide their tags behind GDAL: what it says about the content stands in.
     facts = repr((dataset.profile, dataset.tags(), dataset.tags(1), dataset.overviews(1)))
-    return "described-" + hashlib.sha256(facts.encode()).hexdigest()[:16]
+    return f"described-{_digest(facts)}"
 
 
-def _http_tag(url: str) -> str | None:
-    """Return the server's tag for the content and its size; None: it gives neither."""
-    # One byte instead of HEAD, which signed URLs refuse.
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
-    try:
-        with urllib.request.urlopen(request, timeout=_REVISION_TIMEOUT_S) as reply:
-            headers = reply.headers
-    except (OSError, ValueError):
-        return None
-    tag = headers.get("ETag") or headers.get("Last-Modified") or ""
-    size = (headers.get("Content-Range") or "").rpartition("/")[2]
-    size = size or headers.get("Content-Length") or ""
-    return f"{tag}-{size}" if tag or size else None
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

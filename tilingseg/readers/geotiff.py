@@ -55,8 +55,8 @@ class _Handle:
         except GDAL_ERRORS as error:
             self.stored.close()
             raise SceneError(
-                f"{target.uri}: its ground control points cannot be used ({reason_of(error)}); "
-                "georeference it with gdalwarp first"
+                f"{target.uri}: its ground control points cannot be used "
+                f"({reason_of(error, target)}); georeference it with gdalwarp first"
             ) from error
 
     def close(self) -> None:
@@ -108,8 +108,8 @@ class GdalSource:
         except GDAL_ERRORS as error:
             raise SceneError(
                 f"{layout.target.uri}: rows {window.row}…{window.row_stop - 1}, columns "
-                f"{window.col}…{window.col_stop - 1} cannot be read ({reason_of(error)}); "
-                "the file may be truncated or damaged"
+                f"{window.col}…{window.col_stop - 1} cannot be read "
+                f"({reason_of(error, layout.target)}); the file may be truncated or damaged"
             ) from error
         return _delivered(stored, mask, layout, is_mean=level > 0 and not in_part)
 
@@ -163,7 +163,7 @@ def open_gdal(uri: str, options: ReadOptions) -> GdalSource:
             fitted = fit_cache(target, handle.stored)
             return GdalSource(describe(handle.dataset, fitted, options))
     except GDAL_ERRORS as error:
-        raise SceneError(f"{uri} cannot be opened: {reason_of(error)}") from error
+        raise SceneError(f"{target.uri} cannot be opened: {reason_of(error, target)}") from error
     finally:
         handle.close()
 

@@ -123,7 +123,7 @@ class _Stored:
         except RasterioError as error:
             raise SceneError(
                 f"{self.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
-                f"({reason_of(error)}); the file may be truncated or damaged"
+                f"({reason_of(error, self._target)}); the file may be truncated or damaged"
             ) from error
         return (values, valid) if values.dtype.kind in "iu" else self._whole(values, valid)
 

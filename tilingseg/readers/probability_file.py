@@ -114,7 +114,7 @@ class _Source:
         except RasterioError as error:
             raise SceneError(
                 f"{self.target.uri}: rows {window.row}…{window.row_stop - 1} cannot be read "
-                f"({reason_of(error)}); the file may be truncated or damaged"
+                f"({reason_of(error, self.target)}); the file may be truncated or damaged"
             ) from error
         if values.dtype.kind == "f":
             valid &= ~np.isnan(values).any(axis=0)
