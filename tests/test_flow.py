@@ -38,6 +38,7 @@ from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 SHAPE = (700, 900)
 RASTERS = OutputOptions(formats=("cog",), probability=True)
+CORNER = (500_050.0, 4_999_800.0, 500_100.0, 4_999_850.0)
 SMALL_TILES = TilingOptions(tile_size_px=128)
 
 
@@ -260,8 +261,7 @@ class TestFilesOfTheUser:
 
     def test_all_that_a_run_writes_is_foreseen(self, tmp_path, model, scene):
         outputs = OutputOptions(formats=("cog", "zarr", "gpkg", "fgb"), probability=True)
-        box = (500_050.0, 4_999_800.0, 500_100.0, 4_999_850.0)
-        run(scene, tmp_path, options=options_for(model, outputs=outputs, box=box))
+        run(scene, tmp_path, options=options_for(model, outputs=outputs, box=CORNER))
         folder = OutputFolder(path=tmp_path, scene="scene")
         layers = layer_names(SPEC.classes, range(len(SPEC.classes)))
         assert set(folder.files(layers, outputs)) == set(tmp_path.iterdir())
@@ -319,6 +319,41 @@ class TestOverwriting:
 
 
 class TestInterruption:
+    """A run that was stopped goes on, and writes what it may."""
+
+    def stopped(self, *arguments, **named):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments, progress=interrupt, **named)
+
+    def test_a_file_under_a_name_that_it_did_not_have_stays(self, tmp_path, model, scene):
+        theirs = tmp_path / "scene_building.gpkg"
+        theirs.write_text("digitised by hand")
+        begun = options_for(model, outputs=OutputOptions(), box=CORNER)
+        self.stopped(scene, tmp_path, options=begun)
+        more = replace(begun, outputs=OutputOptions(formats=("cog", "gpkg")))
+        with pytest.raises(OutputError, match=r"scene_building\.gpkg exists.*--overwrite"):
+            run(scene, tmp_path, options=more)
+        assert theirs.read_text() == "digitised by hand"
+        with pytest.raises(OutputError, match=r"scene_building\.gpkg exists"):
+            run(scene, tmp_path, options=replace(more, resume=False))
+        run(scene, tmp_path, options=begun)
+        assert theirs.read_text() == "digitised by hand"
+
+    def test_what_was_given_up_once_is_not_asked_for_again(self, tmp_path, model, scene):
+        begun = options_for(model, outputs=OutputOptions(), box=CORNER)
+        run(scene, tmp_path, options=begun)
+        other = replace(begun, thresholds=((None, 0.6),))
+        self.stopped(scene, tmp_path, options=replace(other, overwrite=True))
+        (tmp_path / "scene_road.fgb").write_text("older")
+        more = replace(other, outputs=OutputOptions(formats=("cog", "fgb")))
+        self.stopped(scene, tmp_path, options=replace(more, overwrite=True))
+        run(scene, tmp_path, options=more)
+        assert (tmp_path / "scene_road.fgb").read_bytes()[:3] == b"fgb"
+        assert not (tmp_path / "scene_road.geojson").exists()
+
     def test_goes_on_with_the_missing_regions(self, tmp_path, model, scene, monkeypatch):
         import tilingseg.tiling
 

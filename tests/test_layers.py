@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "decision": {"records"},
     "stitch": {"errors", "grid", "records"},
     "store": {"atomic", "errors", "places", "plan", "quicklook", "records"},
+    "region_writer": set(),
     "vectorize": {"errors", "grid", "records"},
     "features": {"atomic", "errors", "records"},
     "metrics": {"errors"},
@@ -55,8 +56,8 @@ MAY_IMPORT = {
     "request": {"job", "model", "places", "records"},
     "flow": {
         *("area", "background", "decision", "errors", "folder_lock", "infer", "job"),
-        *("output_folder", "outputs", "progress", "quicklook", "readers", "records", "request"),
-        *("scaling", "stitch", "store"),
+        *("output_folder", "outputs", "progress", "quicklook", "readers", "records"),
+        *("region_writer", "request", "scaling", "stitch", "store"),
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {

@@ -11,7 +11,8 @@ from tests.test_plan import make_plan, make_scene
 from tilingseg.errors import OutputError, PlanError
 from tilingseg.grid import Window
 from tilingseg.records import NODATA, RegionReport, Scaling
-from tilingseg.store import RegionWriter, WorkStore
+from tilingseg.region_writer import RegionWriter
+from tilingseg.store import WorkStore
 from tilingseg.tiling import TilingOptions
 
 SCALING = Scaling(low=(0.0,), high=(255.0,), source="test")

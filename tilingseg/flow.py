@@ -43,10 +43,11 @@ from tilingseg.outputs import Before, finish, publish
 from tilingseg.progress import Watch, silent
 from tilingseg.quicklook import Lattice, RegionView
 from tilingseg.records import RegionReport
+from tilingseg.region_writer import RegionWriter
 from tilingseg.request import request_of
 from tilingseg.scaling import decide_scaling
 from tilingseg.stitch import stitch
-from tilingseg.store import RegionWriter, WorkStore
+from tilingseg.store import WorkStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -282,7 +283,8 @@ def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore
         PlanError: the interrupted run had another plan.
         OutputError: the folder cannot be written or holds outputs that may not be replaced.
     """
-    folder.check(job.plan, options.outputs, overwrite=options.overwrite)
+    earlier = WorkStore.agreed(folder.work)
+    agreed = folder.check(job.plan, options.outputs, earlier, overwrite=options.overwrite)
     wanted = options.outputs.needs_probability
     if options.resume and (store := WorkStore.resume(folder.work, job.plan)) is not None:
         if wanted and not store.keeps_probability:
@@ -290,9 +292,10 @@ def open_store(job: Job, folder: OutputFolder, options: RunOptions) -> WorkStore
                 f"{folder.work} holds an interrupted run without the probabilities that vectors "
                 "need: repeat the earlier command to finish it, or start anew with --no-resume"
             )
+        store.agree(agreed)
         return store
     scaling = decide_scaling(job.reader, job.model.spec)
-    return WorkStore.create(folder.work, job.plan, scaling, keep_probability=wanted)
+    return WorkStore.create(folder.work, job.plan, scaling, agreed, keep_probability=wanted)
 
 
 def infer_regions(job: Job, store: WorkStore, progress: Progress) -> None:

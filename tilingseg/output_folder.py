@@ -130,13 +130,25 @@ class OutputFolder:
         suffixes += [".qml"] * bool(suffixes)  # the style, once a layer
         return [self.of_layer(layer, suffix) for layer in layers for suffix in suffixes]
 
-    def check(self, plan: RunPlan, options: OutputOptions, *, overwrite: bool) -> None:
+    def check(
+        self,
+        plan: RunPlan,
+        options: OutputOptions,
+        agreed: frozenset[str] = frozenset(),
+        *,
+        overwrite: bool,
+    ) -> frozenset[str]:
         """Make the folder and see that it can be written and holds nothing that would be lost.
 
         Args:
             plan: which classes become vectors.
             options: what will be written.
+            agreed: names that an interrupted run of this scene may write: nothing stood there when
+                it began, or what stood there was given up.
             overwrite: the outputs of an earlier run of this scene may be replaced.
+
+        Returns:
+            Names that may be written from now on.
 
         Raises:
             OutputError: it cannot be written, holds the results of another scene, or holds outputs
@@ -144,11 +156,11 @@ class OutputFolder:
         """
         self.make()
         self._refuse_other_scene()
-        # the outputs of an interrupted run are its own to replace
-        if not (overwrite or (self.work / "plan.json").exists()):
-            use = plan.model
-            layers = layer_names(use.spec.classes, use.class_indexes)
-            _refuse_standing(self.files(layers, options))
+        layers = layer_names(plan.model.spec.classes, plan.model.class_indexes)
+        files = self.files(layers, options)
+        if not overwrite:
+            _refuse_standing(path for path in files if path.name not in agreed)
+        return agreed | {path.name for path in files}
 
     def refuse_complete(self) -> None:
         """Refuse a folder with the results of a complete run; opens no scene.

@@ -2,7 +2,7 @@
 
 A folder beside the outputs, on disk or on an object store::
 
-    plan.json            what is being done; another plan is refused
+    plan.json            what is being done, another plan is refused; outputs that may be replaced
     pixels.zarr/mask     uint8 (height, width), fill NODATA
     pixels.zarr/probability   uint8 (classes, height, width), 255 = 1; only where outputs need it
     views/000012.npy     what region 12 saw and found, reduced, for the preview
@@ -24,7 +24,6 @@ import json
 import os
 import shutil
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,7 +76,13 @@ class WorkStore:
 
     @classmethod
     def create(
-        cls, folder: Path, plan: RunPlan, scaling: Scaling, *, keep_probability: bool = True
+        cls,
+        folder: Path,
+        plan: RunPlan,
+        scaling: Scaling,
+        agreed: frozenset[str] = frozenset(),
+        *,
+        keep_probability: bool = True,
     ) -> WorkStore:
         """Make an empty store; whatever stood in the folder is removed.
 
@@ -85,6 +90,7 @@ class WorkStore:
             folder: where it will lie.
             plan: what is being done.
             scaling: how the scene's values are scaled.
+            agreed: names of outputs that this run may write, whatever stands there.
             keep_probability: False: masks alone, which take a fraction of the time and room.
 
         Raises:
@@ -122,6 +128,7 @@ class WorkStore:
                 "plan": plan_identity(plan),
                 "scaling": to_json(scaling),
                 "ticket": uuid.uuid4().hex,
+                "outputs": sorted(agreed),
             },
             indent=1,
         )
@@ -147,6 +154,26 @@ class WorkStore:
             )
         scaling = Scaling(**{key: tuples(value) for key, value in stored["scaling"].items()})
         return cls(folder, plan, scaling)
+
+    @staticmethod
+    def agreed(folder: Path) -> frozenset[str]:
+        """Return the names of outputs that an interrupted run may write; none: there is none."""
+        try:
+            stored = _read_plan(folder)
+        except PlanError:
+            return frozenset()  # who goes on with that run is told by `resume`
+        return frozenset() if stored is None else frozenset(stored.get("outputs", ()))
+
+    def agree(self, names: frozenset[str]) -> None:
+        """Note that outputs of these names, too, may be written.
+
+        Raises:
+            OutputError: the disk is full or gone.
+        """
+        stored = _read_plan(self.folder)
+        if stored is not None and not names <= set(stored.get("outputs", ())):
+            text = json.dumps(stored | {"outputs": sorted(names)}, indent=1)
+            write_whole(self.folder / "plan.json", text)
 
     @staticmethod
     def engine_of(folder: Path) -> str | None:
@@ -310,45 +337,6 @@ class WorkStore:
                 ]
                 for path in paths:
                     _sync(path)
-
-
-class RegionWriter:
-    """Collects the finished rows of one region until they fill its chunks."""
-
-    def __init__(self, store: WorkStore, core: Window) -> None:
-        """Start at the top of the region.
-
-        Args:
-            store: where the pixels go.
-            core: the region's pixels.
-        """
-        self._store = store
-        self._core = core
-        self._top = core.row
-        self._mask: list[NDArray[np.uint8]] = []
-        self._probability: list[NDArray[np.uint8]] = []
-
-    def write(
-        self, window: Window, mask: NDArray[np.uint8], probability: NDArray[np.uint8]
-    ) -> None:
-        """Take the next rows, as wide as the region; see `WorkStore.write`."""
-        self._mask.append(mask)
-        self._probability.append(probability)
-        chunk = self._store.plan.chunk_px
-        full = (
-            window.row_stop
-            if window.row_stop == self._core.row_stop
-            else (window.row_stop // chunk * chunk)
-        )
-        if full <= self._top:
-            return
-        masks, probabilities = np.concatenate(self._mask), np.concatenate(self._probability, axis=1)
-        count = full - self._top
-        rows = replace(self._core, row=self._top, height=count)
-        self._store.write(rows, masks[:count], probabilities[:, :count])
-        self._top = full
-        # Copies: a view would hold on to all that has been written.
-        self._mask, self._probability = [masks[count:].copy()], [probabilities[:, count:].copy()]
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
