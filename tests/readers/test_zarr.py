@@ -247,6 +247,27 @@ def test_uneven_coordinates_are_not_used(tmp_path):
     assert "not evenly spaced" in scene.notes[0]
 
 
+@pytest.mark.parametrize("stated", [None, "500000 0.5 0 5000000 0 -0.5", "500000 9 0 5000000 0 -9"])
+@pytest.mark.parametrize("shape", [(1, 40), (30, 1), (1, 1)])
+def test_one_row_or_column_keeps_its_place(tmp_path, shape, stated):
+    path = geo_store(tmp_path / "scene.zarr", random_pixels(1, shape=shape), 3)
+    if stated:
+        zarr.open_group(path)["spatial_ref"].attrs["GeoTransform"] = stated
+    scene = open_scene(path).scene
+    if stated is None and shape == (1, 1):
+        assert scene.georef.crs is None
+        assert "no transform" in " ".join(scene.notes)
+        return
+    assert scene.georef.crs == "EPSG:32633"
+    assert scene.notes == ()
+    a, b, c, d, e, f = scene.georef.transform
+    step_x, step_y = (9.0, -9.0) if stated and stated.split()[1] == "9" else (0.5, -0.5)
+    assert a == (step_x if shape[1] == 1 else 0.5)
+    assert e == (step_y if shape[0] == 1 else -0.5)
+    # whatever the size of the pixel, the coordinates say where its centre lies
+    assert (c + a / 2, f + e / 2, b, d) == (500_000.25, 4_999_999.75, 0, 0)
+
+
 def test_longitude_and_latitude_need_no_crs(tmp_path):
     group = zarr.open_group(tmp_path / "scene.zarr", mode="w")
     put((group, "image"), random_pixels(1)[0], dims=("lat", "lon"))
@@ -332,6 +353,17 @@ def test_nodata_is_found_where_it_is_written(tmp_path, fmt, dtype, attrs, option
     stored = np.where(valid, pixels, -99).astype(dtype)
     put(tmp_path / "scene.zarr", stored, fmt=fmt, attrs=attrs, **options)
     np.testing.assert_array_equal(read_whole(open_scene(tmp_path / "scene.zarr"))[1], valid)
+
+
+def test_each_band_has_its_nodata_value(tmp_path):
+    pixels, valid = random_pixels(3), random_valid()
+    pixels = np.clip(pixels, 1, 254)
+    missing = np.array([0, 255, 7], np.uint8)[:, None, None]
+    stored = np.where(valid, pixels, missing)
+    put(tmp_path / "scene.zarr", stored, attrs={"nodatavals": missing.ravel().tolist()})
+    for bands in (None, (3, 1)):
+        reader = open_scene(tmp_path / "scene.zarr", bands=bands)
+        np.testing.assert_array_equal(read_whole(reader)[1], valid)
 
 
 def test_a_pyramid_of_micrometres_has_a_physical_pixel(tmp_path):

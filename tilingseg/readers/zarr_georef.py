@@ -67,15 +67,15 @@ def georeference(
     mapping = _grid_mapping(array, groups)
     y, x = roles.index("y"), roles.index("x")
     notes: tuple[str, ...] = ()
-    transform = None
+    transform, stated = None, _stated_transform(attributes, mapping)
     if names is not None and groups:
         along_x = _coordinate(groups[0], names[x], array.shape[x])
         along_y = _coordinate(groups[0], names[y], array.shape[y])
         if along_x is not None and along_y is not None:
-            transform = _from_coordinates(along_x, along_y)
-            if transform is None:
+            transform = _from_coordinates(along_x, along_y, stated)
+            if transform is None and len(along_x) + len(along_y) > 2:
                 notes = ("The x and y coordinates are not evenly spaced and are not used.",)
-    transform = transform or _stated_transform(attributes, mapping)
+    transform = transform or stated
     crs = _stated_crs(attributes, mapping)
     if crs is None and transform and names and names[x].lower() in ("lon", "longitude"):
         crs = "EPSG:4326"
@@ -106,17 +106,18 @@ def band_names(
     return [str(name) for name in values]
 
 
-def nodata_value(array: zarr.Array[Any]) -> float | None:
-    """Return the value that means nodata; None: the array states none."""
+def nodata_values(array: zarr.Array[Any], n_bands: int) -> tuple[float | None, ...]:
+    """Return the value of each band that means nodata; None: the array states none."""
     for key in ("_FillValue", "missing_value", "nodata", "nodatavals"):
         value = array.attrs.get(key)
-        value = value[0] if isinstance(value, list | tuple) and value else value
-        if value is not None:
-            return _number(value, array.dtype)
+        listed = list(value) if isinstance(value, list | tuple) and value else [value]
+        if listed[0] is not None:
+            listed = listed if len(listed) == n_bands else listed[:1] * n_bands
+            return tuple(_number(each, array.dtype) for each in listed)
     # xarray keeps `_FillValue` of a v2 array in its fill value, and leaves that empty otherwise.
     if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in array.attrs:
-        return _number(array.fill_value, array.dtype)
-    return None
+        return (_number(array.fill_value, array.dtype),) * n_bands
+    return (None,) * n_bands
 
 
 def _number(value: Any, dtype: np.dtype[Any]) -> float | None:
@@ -184,13 +185,30 @@ def _stated_transform(
     return next((found for found in stated if found is not None), None)
 
 
-def _from_coordinates(x: NDArray[Any], y: NDArray[Any]) -> Affine6 | None:
-    """Return the transform of a grid from the coordinates of its pixel centres."""
+def _from_coordinates(x: NDArray[Any], y: NDArray[Any], stated: Affine6 | None) -> Affine6 | None:
+    """Return the transform of a grid from the coordinates of its pixel centres.
+
+    Along an axis of one pixel they do not tell its size, which is then that of the transform that
+    is stated too, or that of the other axis, with north up.
+    """
     along_x, along_y = _regular(x), _regular(y)
+    if stated is not None and stated[1] == stated[3] == 0:
+        step_x, step_y = stated[0], stated[4]
+    else:
+        step_x = abs(along_y[1]) if along_y else 0.0
+        step_y = -abs(along_x[1]) if along_x else 0.0
+    along_x, along_y = along_x or _single(x, step_x), along_y or _single(y, step_y)
     if along_x is None or along_y is None:
         return None
     (left, step_x), (top, step_y) = along_x, along_y
     return (step_x, 0.0, left - step_x / 2, 0.0, step_y, top - step_y / 2)
+
+
+def _single(values: NDArray[Any], step: float) -> tuple[float, float] | None:
+    """Return (first, step) of a single coordinate, its step known from elsewhere."""
+    if len(values) != 1 or values.dtype.kind not in "fiu" or step == 0:
+        return None
+    return float(values[0]), step
 
 
 def _regular(values: NDArray[Any]) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ from tilingseg.readers.bands import FileBand, choose_bands
 from tilingseg.readers.multiscales import Multiscales, is_collection, parse_multiscales
 from tilingseg.readers.source import Level, ReadOptions, SourceInfo, delivered_dtype, scene_name
 from tilingseg.readers.zarr_axes import axis_roles, dimension_names, fixed_indexes
-from tilingseg.readers.zarr_georef import band_names, georeference, nodata_value
+from tilingseg.readers.zarr_georef import band_names, georeference, nodata_values
 from tilingseg.readers.zarr_store import ZarrStore, ZarrTarget
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def describe(target: ZarrTarget, options: ReadOptions) -> ZarrLayout:
     )
     kept, levels = _levels(store, paths, roles, found.pyramid)
     georef, remarks = georeference(store, first, names, roles, found.pyramid, options)
-    nodata = [nodata_value(store.array(path)) for path in paths[0]]
+    if one_array:
+        values = nodata_values(first, len(available))
+        nodata = [values[index - 1] for index in chosen]
+    else:
+        nodata = [nodata_values(store.array(path), 1)[0] for path in paths[0]][: len(chosen)]
     return ZarrLayout(
         target=target,
         info=SourceInfo(
@@ -109,7 +113,7 @@ def describe(target: ZarrTarget, options: ReadOptions) -> ZarrLayout:
         positions=tuple(index - 1 for index in fetched) if one_array else (0,),
         order=tuple(fetched.index(band.index) for band in bands),
         has_alpha=bool(alpha),
-        nodata=tuple(nodata * len(chosen) if one_array else nodata[: len(chosen)]),
+        nodata=tuple(nodata),
     )
 
 
