@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "vector_outputs": {
         *("errors", "features", "output_folder", "palette", "progress", "records", "vectorize"),
     },
-    "mask_flow": {"errors", "output_folder", "progress", "readers", "vector_outputs"},
+    "mask_flow": {"errors", "output_folder", "places", "progress", "readers", "vector_outputs"},
     "outputs": {
         *("atomic", "background", "errors", "export", "output_folder", "places", "plan"),
         *("progress", "quicklook", "records", "vector_outputs"),

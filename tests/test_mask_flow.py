@@ -21,6 +21,7 @@ from tilingseg.features import SUFFIXES
 from tilingseg.features.measure import ground_area
 from tilingseg.mask_flow import VectorizeOptions, vectorize
 from tilingseg.output_folder import VECTOR_SUFFIXES, OutputOptions
+from tilingseg.places import place
 from tilingseg.vectorize.layers import VectorOptions
 
 ALL = tuple(VECTOR_SUFFIXES)
@@ -348,6 +349,29 @@ class TestOneFolderForManyMasks:
         mask = write(tmp_path / "m.tif", blocks())
         run(mask, tmp_path, ("geojson", "gpkg"), classes=("lake",))
         assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * 3
+
+
+def test_vectors_go_to_an_object_store(tmp_path, monkeypatch, call, object_store):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "m.tif", blocks())
+    out = f"{object_store}/vectors"
+    arguments = ("vectorize", "m.tif", "-o", out, "--classes", "lake", "--formats", "gpkg,geojson")
+    code, told, err = call(*arguments)
+    assert (code, err) == (0, "lake       2 features\n")
+    written = [f"{out}/m_lake{suffix}" for suffix in (".gpkg", ".geojson", ".qml")]
+    assert told.splitlines() == written
+    assert len(json.loads(place(written[1]).read_text())["features"]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tif"]
+    code, _, err = call(*arguments)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "m_lake.gpkg exists; replace it with --overwrite" in err
+    code, _, err = call("vectorize", "m.tif", "-o", "s3://nobucket/x")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "s3://nobucket/x cannot be written" in err
+    code, _, err = call("evaluate", "recipe.toml", "-o", out)
+    assert code == 2
+    assert f"{out} is no folder of this machine" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tif"]
 
 
 class TestProbabilities:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tilingseg.errors import PlanError
 from tilingseg.output_folder import OutputFolder, OutputOptions
+from tilingseg.places import place
 from tilingseg.progress import silent
 from tilingseg.readers.mask_file import open_mask
 from tilingseg.readers.mask_zarr import open_zarr_mask
@@ -56,7 +57,8 @@ def vectorize(
     Args:
         uri: path or URL of a raster of whole numbers, whose classes are named by the file or its
             values, or of probabilities, one band a class, or of the Zarr result of a run.
-        out_dir: folder of the outputs; None: the current one.
+        out_dir: folder of the outputs, or URL of a prefix on an object store; None: the current
+            folder.
         options: what to do other than by default.
         progress: told how far each stage is.
 
@@ -82,12 +84,14 @@ def vectorize(
                     f"{uri} has no class {name!r}; it has {', '.join(mask.classes) or 'none'}"
                 )
         name = scene_name(str(uri)).removesuffix("_mask").removesuffix("_probability")
-        folder = OutputFolder(path=Path(out_dir or "."), scene=name)
+        folder = OutputFolder(path=place(out_dir or "."), scene=name)
         indexes = tuple(mask.classes.index(name) for name in names)
         folder.check_layers(mask, indexes, options.outputs, overwrite=options.overwrite)
         results = Results(notes=[*_remarks(mask.georef), *mask.notes])
         wanted = Wanted(class_indexes=indexes, thresholds=thresholds)
-        write_vectors(mask, wanted, folder, options.outputs, results, progress)
+        with folder.at_hand() as here:
+            write_vectors(mask, wanted, here, options.outputs, results, progress)
+        results.outputs = [(k, str(folder.path / Path(path).name)) for k, path in results.outputs]
         return results
     finally:
         mask.close()

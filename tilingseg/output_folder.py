@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError, PlanError
-from tilingseg.places import is_remote, place, plain_name, refusals, why
+from tilingseg.places import is_remote, place, plain_name, refusals, upload, why
 from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tilingseg.plan import RunPlan
     from tilingseg.records import MaskReader
@@ -250,6 +252,25 @@ class OutputFolder:
                 f"{' and '.join(archived)} cannot be written into {self.path}: there is a '!' in "
                 "its path; choose another folder or format"
             )
+
+    @contextmanager
+    def at_hand(self) -> Iterator[OutputFolder]:
+        """Give this folder to write to; for one on an object store one of this machine.
+
+        What was written there is copied when the block ends well.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if not is_remote(self.path):
+            yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="tilingseg-") as here:
+            yield OutputFolder(path=Path(here), scene=self.scene)
+            try:
+                upload(sorted(Path(here).iterdir()), self.path)
+            except refusals() as error:
+                raise OutputError(f"cannot write into {self.path}: {why(error)}") from error
 
     def make(self) -> None:
         """Make the folder and see that it can be written.

@@ -16,7 +16,6 @@ twice. Outputs that go to an object store are written on this machine, then copi
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from tilingseg.export import (
     write_probability_cog,
 )
 from tilingseg.output_folder import OutputFolder
-from tilingseg.places import is_remote, refusals, remove, upload, why
+from tilingseg.places import is_remote, refusals, remove, why
 from tilingseg.progress import silent
 from tilingseg.quicklook import Lattice, put_together
 from tilingseg.records import RunReport, to_json, tuples
@@ -131,11 +130,8 @@ def _workshop(store: WorkStore, folder: OutputFolder) -> Iterator[OutputFolder]:
         remove(waiting.path)  # of a run that was killed in here
         if not is_remote(waiting.path):
             waiting.make()
-            yield waiting
-            return
-        with tempfile.TemporaryDirectory(prefix="tilingseg-") as here:
-            yield OutputFolder(path=Path(here), scene=folder.scene)
-            upload(sorted(Path(here).iterdir()), waiting.path)
+        with waiting.at_hand() as here:
+            yield here
     except refusals() as error:
         raise OutputError(f"cannot write the outputs of {folder.path}: {why(error)}") from error
 

@@ -11,7 +11,6 @@ import io
 import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import click
@@ -175,9 +174,9 @@ def plan(scene: str, **wishes: Any) -> None:
 @click.option(
     "-o",
     "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Folder of the outputs. [default: the current one]",
+    type=place,
+    metavar="FOLDER|URL",
+    help="Folder of the outputs, or s3://…. [default: the current one]",
 )
 @click.option("-f", "--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option(

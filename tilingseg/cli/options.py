@@ -100,12 +100,19 @@ tta_option = click.option(
 )
 
 
+def _folder_here(text: str) -> Path:
+    """Take a folder of this machine."""
+    if "://" in text:
+        raise click.BadParameter(f"{text} is no folder of this machine, and it must be one")
+    return Path(text)
+
+
 def folder_option(holds: str, default: str) -> Callable[[Command], Command]:
     """Return the option for the folder of what a job by a recipe leaves."""
     return click.option(
         "-o",
         "--out",
-        type=click.Path(path_type=Path),
+        type=_folder_here,
         metavar="FOLDER",
         help=f"Folder of {holds}. [default: NAME_{default}]",
     )
