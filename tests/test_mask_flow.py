@@ -262,6 +262,25 @@ class TestMasks:
         result = run(path, tmp_path, ("gpkg",), classes=("building",), connectivity=8)
         assert result.n_features == {"building": 2}
 
+    @pytest.mark.parametrize("crs", ["EPSG:32633", None])
+    def test_layers_without_a_road_have_the_columns_of_those_with_one(self, tmp_path, crs):
+        mask = np.zeros((90, 120), np.uint8)
+        columns = {}
+        for name, value in (("empty", 0), ("one", 1)):
+            mask[40:48] = value
+            place = {} if crs else {"transform": None}
+            run(write(tmp_path / f"{name}.tif", mask, **place), tmp_path, ALL, classes=("road",))
+            for suffix in (".gpkg", ".fgb", ".parquet"):
+                frame = read(tmp_path / f"{name}_road_centerline{suffix}")
+                assert len(frame) == value
+                columns[name, suffix] = list(frame.columns)
+                if suffix == ".parquet":
+                    columns[name, "types"] = [str(frame[c].dtype) for c in frame.columns[3:-1]]
+        unit = "m" if crs else "px"
+        for key in (".gpkg", ".fgb", ".parquet", "types"):
+            assert columns["empty", key] == columns["one", key]
+        assert {f"width_{unit}", f"joined_{unit}"} < set(columns["empty", ".gpkg"])
+
     def test_an_empty_mask_gives_the_empty_layers_that_were_named(self, tmp_path):
         path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))
         result = run(path, tmp_path, classes=("building", "road"))

@@ -123,6 +123,7 @@ def write_vectors(
             name=folder.name_of(found.name),
             georef=mask.georef,
             geometry_type=found.geometry_type,
+            numbers=found.numbers,
             color=class_colour(found.class_index),
         )
         with ExitStack() as held:

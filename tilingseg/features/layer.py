@@ -25,6 +25,9 @@ class Layer:
     """Where the pixels of the features lie."""
     geometry_type: Literal["Polygon", "MultiPolygon", "LineString"] = "Polygon"
     """Type of every feature's geometry."""
+    numbers: tuple[str, ...] = ()
+    """Properties of every feature that are numbers: where there is no feature, they still have
+    columns."""
     color: tuple[int, int, int] = (230, 60, 40)
     """Red, green, blue, 0…255, in styles and QuPath."""
 

@@ -82,7 +82,8 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
             columns |= _ground_measures(fine, layer.geometry_type)
         confidence = np.array([feature.confidence for feature in group], dtype=np.float64)
         columns["confidence"] = np.round(confidence, 4)
-        for index, (name, _) in enumerate(group[0].properties if group else ()):
+        names = [name for name, _ in group[0].properties] if group else layer.numbers
+        for index, name in enumerate(names):
             if name not in columns:
                 columns[name] = _column([feature.properties[index][1] for feature in group])
         yield Batch(geometries=geometries, lonlat=lonlat, columns=columns)
@@ -113,7 +114,7 @@ def identities(
 def _column(values: list[Any]) -> NDArray[Any]:
     if any(isinstance(value, str) for value in values):
         return np.array(values, dtype=np.object_)
-    if all(isinstance(value, int) for value in values):
+    if values and all(isinstance(value, int) for value in values):
         return np.array(values, dtype=np.int64)
     return np.array(values, dtype=np.float64)  # None becomes NaN
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tilingseg.records import MaskReader
+    from tilingseg.records import Georef, MaskReader
     from tilingseg.vectorize.network import Network
     from tilingseg.vectorize.roads import RoadOptions
 
@@ -97,6 +97,12 @@ def centerlines(
         skeleton = partial(skeleton_pixels, mask, value, limits=scale.limits)
     for line in _lines(mask, skeleton, scale, counts):
         yield _feature(line, name, scale)
+
+
+def line_properties(georef: Georef) -> tuple[str, str, str]:
+    """Return the names of the properties that every centreline has; all are numbers."""
+    unit = "m" if has_ground(georef) else "px"
+    return f"width_{unit}", f"length_{unit}", f"joined_{unit}"
 
 
 def skeletons(
@@ -180,8 +186,8 @@ class _Scale:
     """Pixels of the scene along the side of one that is looked at."""
     region_px: int
     """Side of the block that is in memory at a time, px."""
-    unit: str
-    """What stands for a metre in names: `m`, or `px` where there is no ground."""
+    names: tuple[str, str, str]
+    """Of the properties; see `line_properties`."""
     max_gap_m: float
     min_spur_m: float
     min_length_m: float
@@ -209,7 +215,7 @@ class _Scale:
                 if factor == 1
                 else max(options.region_px // factor, MIN_REGION_PX)
             ),
-            unit="m" if has_ground(mask.georef) else "px",
+            names=line_properties(mask.georef),
             max_gap_m=options.max_gap_m,
             min_spur_m=min_spur_m,
             min_length_m=min_length_m,
@@ -298,15 +304,16 @@ def _feature(line: Line, name: str, scale: _Scale) -> Feature:
     path = shapely.get_coordinates(shapely.simplify(LineString(smooth), scale.simplify_m))
     steps = np.sqrt(((x_y[1:] - x_y[:-1]) ** 2).sum(axis=1))
     bridged = np.isnan(radii[1:]) | np.isnan(radii[:-1])
+    values = (
+        round(2 * radius_m, 2) if known.size else None,
+        round(path_length(path), 2),
+        round(float(steps[bridged].sum()), 2),
+    )
     return Feature(
         class_name=name,
         geometry=LineString(np.round(path / scale.pixel_m * scale.factor, DECIMALS)),
         confidence=float(sure.mean()) if sure.size else None,
-        properties=(
-            (f"width_{scale.unit}", round(2 * radius_m, 2) if known.size else None),
-            (f"length_{scale.unit}", round(path_length(path), 2)),
-            (f"joined_{scale.unit}", round(float(steps[bridged].sum()), 2)),
-        ),
+        properties=tuple(zip(scale.names, values, strict=True)),
     )
 
 

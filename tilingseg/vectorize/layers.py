@@ -83,6 +83,8 @@ class VectorLayer:
     """Type of every geometry."""
     features: Iterator[Feature]
     """In a fixed order; computed while they are drawn, once."""
+    numbers: tuple[str, ...] = ()
+    """Names of their properties, all numbers."""
 
 
 class Gathered(Protocol):
@@ -201,9 +203,14 @@ def vector_layers(
             found = gathered.polygons(index, left_out)
         yield layer(name=name, geometry_type="Polygon", features=found)
         if is_road(name):
-            from tilingseg.vectorize.centerlines import centerlines
+            from tilingseg.vectorize.centerlines import centerlines, line_properties
             from tilingseg.vectorize.roads import RoadOptions
 
             skeleton = None if gathered is None else partial(gathered.skeleton, index)
             found = centerlines(mask, index + 1, RoadOptions(), left_out, skeleton)
-            yield layer(name=_centerline(name), geometry_type="LineString", features=found)
+            yield layer(
+                name=_centerline(name),
+                geometry_type="LineString",
+                features=found,
+                numbers=line_properties(mask.georef),
+            )
