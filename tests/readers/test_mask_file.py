@@ -150,6 +150,34 @@ class TestOtherMasks:
         assert whole(mask).tolist() == [[0, 1, NODATA]]
         mask.close()
 
+    def test_255_beside_classes_is_told_of(self, tmp_path):
+        pixels = np.zeros((700, 1200), np.uint8)
+        pixels[:, 0] = 127
+        pixels[600:, 10:20] = 255
+        path = write(tmp_path / "m.tif", pixels)
+        mask = open_mask(path)
+        assert mask.classes == ("class_127",)
+        (note,) = mask.notes
+        assert note == (
+            "255 is taken for not labelled: 1,000 px; where it is a class, name it in the tag "
+            "TILINGSEG_CLASSES"
+        )
+        mask.close()
+        with pytest.raises(SceneError, match=r"values 127; 255 is taken for not labelled"):
+            open_mask(path, names=("grass", "tree"))
+        for nodata, legend in ((255, None), (None, {0: "ground", 127: "grass", 255: "tree"})):
+            tags = {} if legend is None else {CLASSES_TAG: json.dumps(legend)}
+            mask = open_mask(write(tmp_path / "said.tif", pixels, tags, nodata=nodata))
+            assert mask.notes == ()
+            mask.close()
+
+    def test_255_is_a_class_where_others_have_larger_numbers(self, tmp_path):
+        mask = open_mask(write(tmp_path / "m.tif", np.array([[0, 254, 255, 256]], np.uint16)))
+        assert mask.classes == ("class_254", "class_255", "class_256")
+        assert whole(mask).tolist() == [[0, 1, 2, 3]]
+        assert mask.notes == ()
+        mask.close()
+
     def test_declared_nodata_is_no_class(self, tmp_path):
         pixels = np.array([[-9999, 0, 3]], np.int16)
         mask = open_mask(write(tmp_path / "a.tif", pixels, nodata=-9999))
@@ -170,7 +198,7 @@ class TestOtherMasks:
         mask = open_mask(write(tmp_path / "m.tif", pixels, nodata=0))
         assert mask.classes == ("class_1", "class_2", "class_3")
         assert whole(mask).tolist() == [[0, 1, 2, NODATA], [0, 3, 0, NODATA]]
-        assert mask.notes == ("The file declares 0 to be nodata; it is read as background.",)
+        assert mask.notes[0] == "The file declares 0 to be nodata; it is read as background."
         mask.close()
 
     def test_alpha_says_what_is_valid_beside_a_background_that_is_declared_nodata(self, tmp_path):

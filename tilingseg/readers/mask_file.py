@@ -101,6 +101,8 @@ class _Legend:
     """Class names in the same order."""
     nodata: int | None = None
     """A value that means nodata although the file does not declare it."""
+    n_nodata: int = 0
+    """Pixels that hold it."""
 
 
 class _Stored:
@@ -182,7 +184,13 @@ class MaskFile:
     @property
     def notes(self) -> tuple[str, ...]:
         """Decisions taken while the file was opened."""
-        return (HIDES_BACKGROUND,) if self._stored.hides_background else ()
+        notes = [HIDES_BACKGROUND] if self._stored.hides_background else []
+        if self._legend.nodata is not None:
+            notes.append(
+                f"{self._legend.nodata} is taken for not labelled: {self._legend.n_nodata:,} px; "
+                f"where it is a class, name it in the tag {CLASSES_TAG}"
+            )
+        return tuple(notes)
 
     def read_mask(self, window: Window) -> NDArray[np.uint8]:
         """Return uint8 (height, width): `BACKGROUND`, class values from 1, `NODATA`.
@@ -258,9 +266,12 @@ def _legend_of_tag(uri: str, dataset: Any) -> _Legend | None:
 
 def _legend_of_values(stored: _Stored) -> _Legend:
     """Find out which values occur."""
-    found: set[int] = set()
+    found, n_silent = set[int](), 0
+    is_byte = stored.dataset.dtypes[0] == "uint8"  # others have room for more classes than 254
     for window in stored.windows():
         pixels, valid = stored.read(window)
+        if is_byte:
+            n_silent += int(np.count_nonzero(valid & (pixels == NODATA)))
         for value in (BACKGROUND, *found):  # a block seldom holds more, and comparing costs little
             valid &= pixels != value
         if valid.any():
@@ -269,10 +280,11 @@ def _legend_of_values(stored: _Stored) -> _Legend:
             break  # no need to read on: this is no class mask
     # 255 is the usual "not labelled" beside classes, and the usual white of a mask in black and
     # white.
-    nodata = NODATA if NODATA in found and len(found) > 1 else None
+    nodata = NODATA if n_silent and len(found) > 1 else None
     values = tuple(sorted(value for value in found if value != nodata))
     names = tuple(f"class_{value}" for value in values)
-    return _checked(stored.uri, _Legend(values=values, names=names, nodata=nodata))
+    legend = _Legend(values=values, names=names, nodata=nodata, n_nodata=n_silent)
+    return _checked(stored.uri, legend)
 
 
 def _named(uri: str, legend: _Legend, names: tuple[str, ...]) -> _Legend:
@@ -281,6 +293,7 @@ def _named(uri: str, legend: _Legend, names: tuple[str, ...]) -> _Legend:
         return replace(legend, values=tuple(range(1, len(names) + 1)), names=names)
     values = ", ".join(str(value) for value in legend.values[:_SHOWN])
     values += ", …" if len(legend.values) > _SHOWN else ""
+    values += "" if legend.nodata is None else f"; {legend.nodata} is taken for not labelled"
     what = f"{len(legend.values)} classes (values {values})"
     return replace(legend, names=class_names(uri, legend.names, names, what))
 
