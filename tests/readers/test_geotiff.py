@@ -386,7 +386,8 @@ def test_the_mask_of_an_overview_goes_with_it(tmp_path):
     np.testing.assert_array_equal(read[whole], (shares == 1)[whole])
 
 
-@pytest.mark.parametrize(("internal", "external"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("internal", [True, False])
+@pytest.mark.parametrize("external", [True, False])
 @pytest.mark.parametrize("mask_first", [True, False])
 def test_an_overview_without_the_mask_is_not_read(tmp_path, internal, external, mask_first):
     pixels, valid = random_pixels(3, "uint8", (512, 512)), np.ones((512, 512), bool)

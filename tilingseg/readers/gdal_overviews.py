@@ -53,7 +53,7 @@ def find_levels(
     n_unmasked = 0
     # Overviews of a scene that is warped lie on the grid that it has before.
     count = 0 if isinstance(dataset, WarpedVRT) else len(dataset.overviews(1))
-    n_of_shape = _directories(dataset, target, count) if masked and count else None
+    mask_shapes = _mask_shapes(dataset, target) if masked and count else None
     for index in range(count):
         with open_dataset(target, OVERVIEW_LEVEL=index) as overview:
             rows, cols = overview.shape
@@ -63,7 +63,7 @@ def find_levels(
         is_copy = abs(rows * width - cols * height) <= height + width
         if not is_copy or rows * cols >= height * width:
             continue
-        if is_unmasked or (n_of_shape is not None and n_of_shape[rows, cols] < 2):
+        if is_unmasked or (mask_shapes is not None and (rows, cols) not in mask_shapes):
             n_unmasked += 1
             continue
         kernel = (kernel or "").upper().replace("_", "")
@@ -85,27 +85,35 @@ def _all_valid(dataset: Any, bands: tuple[int, ...]) -> int:
     return sum(MaskFlags.all_valid in dataset.mask_flag_enums[band - 1] for band in bands)
 
 
-def _directories(
-    dataset: Any, target: GdalTarget, n_overviews: int
-) -> Counter[tuple[int, int]] | None:
-    """Count the directories of a GeoTIFF by their shape (height, width), where they tell of masks.
+def _mask_shapes(dataset: Any, target: GdalTarget) -> set[tuple[int, int]] | None:
+    """Return the shapes (height, width) in which a file has its mask; None: no need to look.
 
-    GDAL calls an overview masked where its file has a mask inside, whether there is one of the
-    overview's size or not; then all its pixels are valid. None: the mask is no directory.
+    GDAL calls an overview masked where the file is, whether there is a mask of the overview's size
+    or not; then all its pixels are valid.
     """
-    is_value = MaskFlags.nodata in dataset.mask_flag_enums[0]
-    beside = any(str(name).endswith(".msk") for name in dataset.files)
-    if dataset.driver != "GTiff" or is_value or beside or target.path.startswith("GTIFF_DIR:"):
+    if MaskFlags.nodata in dataset.mask_flag_enums[0] or target.path.startswith("GTIFF_DIR:"):
         return None
-    shapes: Counter[tuple[int, int]] = Counter()
-    for number in range(1, 2 * n_overviews + 3):
+    beside = [name for name in dataset.files if name.endswith(".msk")]
+    if beside:
+        mask = replace(target, path=beside[0])
+        with open_dataset(mask) as full:
+            shapes, count = {full.shape}, len(full.overviews(1))
+        for index in range(count):
+            with open_dataset(mask, OVERVIEW_LEVEL=index) as overview:
+                shapes.add(overview.shape)
+        return shapes
+    if dataset.driver != "GTiff":
+        return None
+    # A mask inside is a directory of the same size as what it belongs to.
+    found: Counter[tuple[int, int]] = Counter()
+    for number in range(1, 2 * len(dataset.overviews(1)) + 3):
         directory = replace(target, path=f"GTIFF_DIR:{number}:{target.path}")
         try:
             with open_dataset(directory) as part:
-                shapes[part.shape] += 1
+                found[part.shape] += 1
         except SceneError:
             break
-    return shapes
+    return {shape for shape, n in found.items() if n > 1}
 
 
 def _unmasked_note(count: int) -> tuple[str, ...]:
