@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -284,6 +285,15 @@ def test_rasters_of_one_name_have_folders_of_their_own(data, model, tmp_path):
     half = tmp_path / "out" / "runs" / "half" / "a"
     shapes = [np.asarray(Image.open(half / name / "scene.png")).shape for name in ("img", "img-2")]
     assert shapes == [(SIDE // 2, SIDE, 3)] * 2
+
+
+def test_rasters_beside_the_data_do_not_lead_out_of_the_results(data, model, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    shutil.copytree(data, tmp_path / "imagery")
+    recipe = make_recipe(rasters="../imagery/*_rgb.tif", mask="../imagery/{}_mask.tif")
+    options = EvaluateOptions(run=RunOptions(model=model))
+    evaluate(recipe, tmp_path / "recipes", tmp_path / "out", options=options)
+    assert (tmp_path / "out" / "runs" / "town" / "imagery" / "a_rgb" / "run.json").exists()
 
 
 @pytest.mark.parametrize(

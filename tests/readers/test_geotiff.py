@@ -131,6 +131,19 @@ class TestNodataOfTheWholeDataset(SceneReaderContract):
         return SceneCase(open=lambda: open_scene(path), pixels=pixels, valid=valid)
 
 
+def test_averages_of_nodata_of_the_whole_dataset_are_no_data(tmp_path):
+    stored = np.full((3, 256, 256), 90, np.uint8)
+    stored[:, :, :96] = 255
+    path = write(tmp_path / "scene.tif", stored)
+    with rasterio.open(path, "r+") as out:
+        out.update_tags(NODATA_VALUES="255 255 255")
+        out.build_overviews([2, 4], Resampling.average)
+    reader = open_scene(path, gsd_m=1.0)
+    _, valid = reader.read(Window(row=0, col=0, height=64, width=reader.scene.width))
+    reader.close()
+    assert (~valid).mean() == pytest.approx(96 / 256, abs=0.02)
+
+
 class TestNaN(SceneReaderContract):
     @pytest.fixture
     def case(self, tmp_path):

@@ -62,6 +62,7 @@ def test_what_the_first_model_learnt_goes_on_with_the_second(tmp_path):
     second = dataclasses.replace(recipe, start=str(path), notes=("Mine.",))
     two = load_model(train(second, tmp_path, tmp_path / "two", threads=1)).spec
     assert two.sources == ("first, CC BY", "CC0")
+    assert "Rescue." in two.not_for
     # What was held out of the first one may be learnt now: only what it learnt goes on.
     assert two.splits == (one.splits[0], *splits_of(recipe.sources, tmp_path))
     assert two.notes[-2:] == (

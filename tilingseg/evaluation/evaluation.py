@@ -232,7 +232,8 @@ def _folders(rasters: Iterable[tuple[str, Path]], out: Path) -> list[Path]:
     """
     folders: dict[Path, None] = {}
     for name, path in rasters:
-        plain = out / "runs" / name / path.with_suffix("")
+        inside = (part for part in path.with_suffix("").parts if part != "..")
+        plain = (out / "runs" / name).joinpath(*inside)
         numbered = (plain.with_name(f"{plain.name}-{number}") for number in count(2))
         folders[next(item for item in chain([plain], numbered) if item not in folders)] = None
     return list(folders)

@@ -54,11 +54,14 @@ def find_levels(
     # Overviews of a scene that is warped lie on the grid that it has before.
     count = 0 if isinstance(dataset, WarpedVRT) else len(dataset.overviews(1))
     mask_shapes = _mask_shapes(dataset, target) if masked and count else None
+    is_listed = count > 0 and _is_listed(dataset)
     for index in range(count):
         with open_dataset(target, OVERVIEW_LEVEL=index) as overview:
             rows, cols = overview.shape
             kernel = overview.tags(1).get("RESAMPLING") or dataset.tags().get("OVR_RESAMPLING_ALG")
+            kernel = (kernel or "").upper().replace("_", "")
             is_unmasked = _all_valid(overview, masked) > _all_valid(dataset, masked)
+            is_unmasked |= is_listed and kernel not in _PICKS
         # Slide formats store pictures of the label and of the whole slide where overviews belong.
         is_copy = abs(rows * width - cols * height) <= height + width
         if not is_copy or rows * cols >= height * width:
@@ -66,7 +69,6 @@ def find_levels(
         if is_unmasked or (mask_shapes is not None and (rows, cols) not in mask_shapes):
             n_unmasked += 1
             continue
-        kernel = (kernel or "").upper().replace("_", "")
         levels.append(
             Level(
                 height=rows,
@@ -78,6 +80,13 @@ def find_levels(
         )
         indexes.append(index)
     return tuple(levels), tuple(indexes), _unmasked_note(n_unmasked)
+
+
+def _is_listed(dataset: Any) -> bool:
+    """Tell whether NODATA_VALUES other than 0 are nodata: averages of GDAL hold 0 for them."""
+    if {*dataset.mask_flag_enums[0]} != {MaskFlags.per_dataset, MaskFlags.nodata}:
+        return False
+    return any(float(value) for value in dataset.tags().get("NODATA_VALUES", "").split())
 
 
 def _all_valid(dataset: Any, bands: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ none. Some pair of a careless split is therefore found, not every one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,7 +136,7 @@ def _meet_on_map(a: Place, b: Place, grown_px: float) -> bool | None:
         return None
     one, other = _ground(a, grown_px), _ground(b, grown_px)
     if a.crs != b.crs:
-        one, other = _in_degrees(one, a.crs), _in_degrees(other, b.crs)
+        one, other = _degrees(a, grown_px), _degrees(b, grown_px)
         if one.is_empty or other.is_empty:
             return None
         turns = round((one.centroid.x - other.centroid.x) / 360)
@@ -144,6 +144,13 @@ def _meet_on_map(a: Place, b: Place, grown_px: float) -> bool | None:
     return bool(one.intersects(other))
 
 
+@cache
+def _degrees(place: Place, grown_px: float) -> BaseGeometry:
+    assert place.crs is not None
+    return _in_degrees(_ground(place, grown_px), place.crs)
+
+
+@cache
 def _ground(place: Place, grown_px: float) -> BaseGeometry:
     """Return the outline of a place in its CRS."""
     window, (a, b, c, d, e, f) = place.window, place.transform

@@ -43,6 +43,7 @@ def spec_with_origins(recipe: TrainingRecipe, data: Path) -> ModelSpec:
         spec,
         sources=tuple(dict.fromkeys((*before.sources, *spec.sources))),
         splits=tuple(dict.fromkeys((*learnt, *spec.splits))),
+        not_for=tuple(dict.fromkeys((*before.not_for, *spec.not_for))),
         notes=(
             f"Learnt on from {before.name}, SHA-256 {file_sha256(recipe.start)}.",
             *spec.notes,
