@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
     "errors": set(),
+    "affine": set(),
     "places": {"errors"},
     "atomic": {"errors", "places"},
     "memo": {"atomic", "errors"},
@@ -24,7 +25,7 @@ MAY_IMPORT = {
     "progress": {"errors", "records"},
     "tiling": {"errors", "grid", "records"},
     "plan": {"grid", "records", "tiling"},
-    "area": {"errors", "grid"},
+    "area": {"affine", "errors", "grid"},
     "quicklook": {"records"},
     "scaling": {"errors", "records"},
     "model": {"atomic", "errors", "memo", "records"},
@@ -35,11 +36,14 @@ MAY_IMPORT = {
     "store": {"atomic", "errors", "places", "plan", "quicklook", "records"},
     "region_writer": set(),
     "vectorize": {"errors", "grid", "records"},
-    "features": {"atomic", "errors", "records"},
+    "features": {"affine", "atomic", "errors", "records"},
     "metrics": {"errors"},
     "palette": set(),
     "export": {"atomic", "errors", "grid", "palette", "records"},
-    "training": {"atomic", "errors", "grid", "model", "readers", "records", "metrics", "scaling"},
+    "training": {
+        *("affine", "atomic", "errors", "grid", "metrics", "model", "readers", "records"),
+        *("scaling",),
+    },
     "output_folder": {"errors", "places", "vectorize"},
     "vector_outputs": {
         *("errors", "features", "output_folder", "palette", "progress", "records", "vectorize"),
@@ -61,8 +65,8 @@ MAY_IMPORT = {
     },
     # measures what `flow.run` gives, so it stands above it
     "evaluation": {
-        *("area", "atomic", "errors", "flow", "grid", "job", "metrics", "model", "output_folder"),
-        *("places", "progress", "readers", "records", "training"),
+        *("affine", "area", "atomic", "errors", "flow", "grid", "job", "metrics", "model"),
+        *("output_folder", "places", "progress", "readers", "records", "training"),
     },
     "compress": {
         *("atomic", "errors", "evaluation", "infer", "job", "model", "progress", "records"),

@@ -16,6 +16,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 
+from tilingseg.affine import moved
 from tilingseg.errors import PlanError
 from tilingseg.grid import Window
 
@@ -166,8 +167,7 @@ def _is_finite(shapes: GeoSeries) -> bool:
 def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
     if scene.georef.crs is not None and CRS.from_user_input(scene.georef.crs).is_geographic:
         geometry = _all_turns(geometry)
-    a, b, c, d, e, f = (~Affine(*scene.georef.to_coordinates))[:6]
-    geometry = shapely.affinity.affine_transform(geometry, (a, b, d, e, c, f))
+    geometry = moved(geometry, ~Affine(*scene.georef.to_coordinates))
     area = geometry.intersection(shapely.box(0, 0, scene.width, scene.height))
     if area.area == 0:
         raise PlanError(
@@ -178,9 +178,8 @@ def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:
 
 
 def _bounds(scene: Scene) -> tuple[float, float, float, float]:
-    a, b, c, d, e, f = scene.georef.to_coordinates
     frame = shapely.box(0, 0, scene.width, scene.height)
-    min_x, min_y, max_x, max_y = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f)).bounds
+    min_x, min_y, max_x, max_y = moved(frame, scene.georef.to_coordinates).bounds
     return min_x, min_y, max_x, max_y
 
 

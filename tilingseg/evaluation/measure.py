@@ -23,6 +23,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from tilingseg import flow
+from tilingseg.affine import moved
 from tilingseg.area import area_from_box, area_window
 from tilingseg.evaluation.pictures import agreement_of, write_agreement, write_scene
 from tilingseg.grid import Window
@@ -225,8 +226,7 @@ def _restricted(
         part.col_stop - _INSIDE_PX,
         part.row_stop - _INSIDE_PX,
     )
-    a, b, c, d, e, f = scene.georef.to_coordinates
-    min_x, min_y, max_x, max_y = shapely.affinity.affine_transform(frame, (a, b, d, e, c, f)).bounds
+    min_x, min_y, max_x, max_y = moved(frame, scene.georef.to_coordinates).bounds
     box = (min_x, min_y, max_x, max_y)
     return dataclasses.replace(options, box=box), area_window(area_from_box(scene, box), scene)
 
@@ -286,14 +286,7 @@ class _Polygons:
         return self.moved(geopandas.read_file(path, columns=[]).geometry.to_numpy())
 
     def moved(self, geometries: Any) -> NDArray[np.object_]:
-        a, b, c, d, e, f = self._to_pixels
-        shapes_in = np.asarray(geometries, object)
-
-        def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            x, y = points[:, 0], points[:, 1]
-            return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-        result: NDArray[np.object_] = shapely.transform(shapes_in, apply)
+        result: NDArray[np.object_] = moved(np.asarray(geometries, object), self._to_pixels)
         return result
 
     def agreement(

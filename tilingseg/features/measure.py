@@ -19,6 +19,7 @@ import numpy as np
 import pyproj
 import shapely
 
+from tilingseg.affine import moved
 from tilingseg.features.layer import Batch
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tilingseg.features.layer import Layer
-    from tilingseg.records import Affine6, Feature, Georef
+    from tilingseg.records import Feature, Georef
 
 BATCH = 2048
 """Features measured at a time."""
@@ -71,7 +72,7 @@ def measure(features: Iterable[Feature], layer: Layer) -> Iterator[Batch]:
             "class": np.array([feature.class_name for feature in group], dtype=np.object_),
         }
         transform = layer.georef.to_coordinates
-        geometries = _affine(pixels, transform)
+        geometries = moved(pixels, transform)
         step = math.hypot(transform[0], transform[3])
         columns["uid"] = identities(geometries, columns["class"], step)
         if project is None:
@@ -125,17 +126,6 @@ def _projection(georef: Georef) -> pyproj.Transformer | None:
     return pyproj.Transformer.from_crs(georef.crs, "EPSG:4326", always_xy=True)
 
 
-def _affine(geometries: NDArray[np.object_], transform: Affine6) -> NDArray[np.object_]:
-    a, b, c, d, e, f = transform
-
-    def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = points[:, 0], points[:, 1]
-        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-    result: NDArray[np.object_] = shapely.transform(geometries, apply)
-    return result
-
-
 def _in_degrees(
     pixels: NDArray[np.object_],
     mapped: NDArray[np.object_],
@@ -157,20 +147,20 @@ def _in_degrees(
     else:
         longest_px = max(LONGEST_EDGE_M / pixel_m, 1.0)
     written = _divided(pixels, longest_px)
-    lonlat = _project(mapped if written is pixels else _affine(written, georef.transform), project)
+    lonlat = _project(mapped if written is pixels else moved(written, georef.transform), project)
     south, north = shapely.bounds(lonlat)[:, [1, 3]].T
     polar = np.maximum(north, -south) > NEAR_POLE_DEG
     if polar.any() and math.isfinite(pixel_m):
         shorter_px = np.maximum(_polar_edge(np.maximum(north, -south)[polar]) / pixel_m, 1.0)
         written = written.copy()
         written[polar] = shapely.segmentize(written[polar], np.minimum(shorter_px, longest_px))
-        lonlat[polar] = _project(_affine(written[polar], georef.transform), project)
+        lonlat[polar] = _project(moved(written[polar], georef.transform), project)
     fine = _divided(written, max(MEASURED_EDGE_M / pixel_m, 0.1))
     if fine is written:
         return lonlat, lonlat
     divided = shapely.get_num_coordinates(fine) > shapely.get_num_coordinates(written)
     measured = lonlat.copy()
-    measured[divided] = _project(_affine(fine[divided], georef.transform), project)
+    measured[divided] = _project(moved(fine[divided], georef.transform), project)
     return lonlat, measured
 
 
@@ -215,7 +205,7 @@ def _plane_measures(
         is_microscopy = max(layer.georef.pixel_m) < 1e-4
         unit, factor = ("um", 1e6) if is_microscopy else ("m", 1.0)
         along_x, along_y = (factor * size for size in layer.georef.pixel_m)
-        scaled = _affine(pixels, (along_x, 0.0, 0.0, 0.0, along_y, 0.0))
+        scaled = moved(pixels, (along_x, 0.0, 0.0, 0.0, along_y, 0.0))
         measures |= _measures(
             shapely.area(scaled), shapely.length(scaled), layer.geometry_type, unit, 3
         )

@@ -27,6 +27,7 @@ import shapely.affinity
 from pyproj import Transformer
 from scipy import ndimage
 
+from tilingseg.affine import moved
 from tilingseg.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -153,14 +154,15 @@ def _degrees(place: Place, grown_px: float) -> BaseGeometry:
 @cache
 def _ground(place: Place, grown_px: float) -> BaseGeometry:
     """Return the outline of a place in its CRS."""
-    window, (a, b, c, d, e, f) = place.window, place.transform
+    window = place.window
     frame = shapely.box(
         window.col - grown_px,
         window.row - grown_px,
         window.col_stop + grown_px,
         window.row_stop + grown_px,
     )
-    return shapely.affinity.affine_transform(frame, (a, b, d, e, c, f))
+    outline: BaseGeometry = moved(frame, place.transform)
+    return outline
 
 
 def _in_degrees(outline: BaseGeometry, crs: str) -> BaseGeometry:

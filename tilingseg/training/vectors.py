@@ -16,6 +16,7 @@ from pyogrio.errors import DataSourceError
 from pyproj.exceptions import ProjError
 from rasterio import Affine
 
+from tilingseg.affine import moved
 from tilingseg.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -118,17 +119,7 @@ def _refuse_elsewhere(path: Path, bounds: NDArray[np.float64], scene: Scene) -> 
 def _widened(lines: NDArray[np.object_], width_m: float, scene: Scene) -> NDArray[np.object_]:
     """Return polygons around lines; they are widened on the scene's grid, in metres."""
     to_map, (x_m, y_m) = Affine(*scene.georef.transform), scene.georef.pixel_m or (1.0, 1.0)
-    on_ground = _moved(_moved(lines, ~to_map), Affine.scale(x_m, y_m))
+    on_ground = moved(moved(lines, ~to_map), Affine.scale(x_m, y_m))
     widened = shapely.buffer(on_ground, width_m / 2)
-    return _moved(_moved(widened, Affine.scale(1 / x_m, 1 / y_m)), to_map)
-
-
-def _moved(shapes: NDArray[np.object_], by: Affine) -> NDArray[np.object_]:
-    a, b, c, d, e, f = by[:6]
-
-    def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = points[:, 0], points[:, 1]
-        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-    moved: NDArray[np.object_] = shapely.transform(shapes, apply)
-    return moved
+    polygons: NDArray[np.object_] = moved(moved(widened, Affine.scale(1 / x_m, 1 / y_m)), to_map)
+    return polygons
