@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from pipelines.batch import arguments_of, main
 from tests.makers import make_geotiff, make_model, smooth_noise
+from tilingseg.cli.cluster_commands import batch
 
 
 def write(folder, text):
@@ -44,12 +45,62 @@ def test_a_recipe_becomes_flags(tmp_path):
         ("out = 'b'", "scenes must be a list"),
         ("scenes = ['a.tif']\nquiet = 1", "quiet is 1, must be true or false"),
         ("scenes = ['a.tif']\nlimit = true", "limit is True, must be a text"),
+        ("scenes = ['a.tif']\nmodel = [['m']]", "must be a text, a number or a list"),
+        ("scenes = ['a.tif']\nout = ['b']", r"out is \['b'\], must be one text"),
         ("scenes = [", "is not TOML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, words):
     with pytest.raises(click.ClickException, match=words):
         arguments_of(write(tmp_path, text))
+
+
+def parsed(recipe, *flags):
+    """Return what `tilingseg batch` understands by a recipe and flags."""
+    own, scenes = arguments_of(recipe, flags)
+    return batch.make_context("batch", [*own, *flags, "--", *scenes]).params
+
+
+def test_flags_take_the_place_of_what_the_recipe_says(tmp_path):
+    text = """
+    scenes = ["a.tif"]
+    out = "out"
+    model = "buildings-roads"
+    select = ["t=0"]
+    threshold = ["road=0.4", "building=0.6"]
+    no-resume = true
+    """
+    recipe = write(tmp_path, text)
+    flags = ("--model", "other.safetensors", "--select", "t=1", "--resume", "-o", "elsewhere")
+    understood = parsed(recipe, *flags)
+    assert understood["models"] == ("other.safetensors",)
+    assert understood["selectors"] == (("t", 1),)
+    assert understood["resume"]
+    assert str(understood["out"]) == "elsewhere"
+    assert understood["thresholds"] == (("road", 0.4), ("building", 0.6))
+    assert parsed(recipe)["models"] == ("buildings-roads",)
+    assert arguments_of(recipe, ("--no-such", "--limit"))[0] == arguments_of(recipe)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "flag"),
+    [
+        ("resume = false", "--no-resume"),
+        ("resume = true", "--resume"),
+        ("no-resume = true", "--no-resume"),
+        ("no-resume = false", "--resume"),
+    ],
+)
+def test_what_is_on_by_default_can_be_put_off(tmp_path, line, flag):
+    assert arguments_of(write(tmp_path, f"scenes = ['a.tif']\n{line}"))[0] == [flag]
+
+
+def test_model_files_lie_beside_the_recipe(tmp_path):
+    text = "scenes = ['a.tif']\nmodel = ['m.safetensors', 'buildings-roads', 'sub/script.pt']"
+    understood = parsed(write(tmp_path, text))
+    assert understood["models"] == (
+        str(tmp_path / "m.safetensors"), "buildings-roads", str(tmp_path / "sub/script.pt"),
+    )  # fmt: skip
 
 
 def test_the_recipe_beside_the_pipelines_is_one():
