@@ -19,6 +19,14 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_folder_of_data():
+    """Let no command take the data sets of this machine for those of a test's recipe."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TILINGSEG_DATA", raising=False)
+        yield
+
+
 @pytest.fixture
 def call(monkeypatch, capfd):
     """Run the command line in this process: (exit code, stdout, stderr), libraries' words too."""

@@ -19,7 +19,7 @@ import zarr
 
 from tests.full_disk import full_disk
 from tests.makers import make_geotiff, make_model, smooth_noise
-from tilingseg.infer import TorchEngine
+from tilingseg.infer import TorchEngine, choice
 from tilingseg.model.load import load_model
 from tilingseg.output_folder import WORK
 from tilingseg.places import absolute
@@ -48,6 +48,10 @@ class TestHelp:
         code, out, _ = call(*command, "--help")
         assert code == 0
         assert "Usage: " in out
+
+    def test_says_what_another_engine_than_torch_must_give(self, call):
+        _, out, _ = call("run", "--help")
+        assert f"needs less than {choice._WORTH_IT:g} of its time" in " ".join(out.split())
 
     def test_does_not_wait_for_the_heavy_packages(self):
         script = (

@@ -95,6 +95,15 @@ def test_a_class_that_the_recipe_does_not_have(call, recipe):
     assert not recipe.with_name("out").exists()
 
 
+def test_the_folder_of_the_data_may_come_from_the_environment(call, recipe, monkeypatch):
+    for command in ("train", "evaluate", "compress"):
+        assert "[env var: TILINGSEG_DATA]" in " ".join(call(command, "--help")[1].split())
+    monkeypatch.setenv("TILINGSEG_DATA", str(recipe.with_name("named")))
+    assert f"no file matches {recipe.with_name('named')}/rgb.tif" in refusal(call, recipe)
+    given = recipe.with_name("given")
+    assert f"no file matches {given}/rgb.tif" in refusal(call, recipe, "--data", given)
+
+
 def test_an_unknown_key(call, recipe):
     edit(recipe, ("warmup_steps", "warm_up_steps"))
     assert "schedule: unknown key 'warm_up_steps'; known: steps, " in refusal(call, recipe)

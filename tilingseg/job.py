@@ -96,7 +96,8 @@ class RunOptions:
     precision: str = "auto"
     """`auto`, `fp32`, `fp16`, `bf16` or `int8`."""
     engine: str = "auto"
-    """`auto` (the fastest that agrees with torch), `torch`, `torch-compile`, `onnx`, `openvino`."""
+    """`auto` (torch, unless another one needs less than 0.6 of its time and agrees with it),
+    `torch`, `torch-compile`, `onnx` or `openvino`."""
     workers: int | None = None
     """Threads that read and decode tiles, for each device; None: what the device needs."""
     outputs: OutputOptions = field(default_factory=OutputOptions)

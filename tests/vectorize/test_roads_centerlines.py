@@ -22,6 +22,7 @@ from tilingseg.vectorize import centerlines as module
 from tilingseg.vectorize.centerlines import centerlines
 from tilingseg.vectorize.roads import RoadOptions
 
+DATA = Path(os.environ.get("TILINGSEG_DATA", Path(__file__).parents[3] / "shared/data"))
 SMALL = {
     "max_gap_m": 4.0,
     "min_spur_m": 3.0,
@@ -292,10 +293,9 @@ def test_what_is_read_at_a_time_depends_on_the_region_not_on_the_scene():
 
 
 def test_real_masks_are_followed():
-    data = Path(os.environ.get("TILINGSEG_DATA", Path(__file__).parents[3] / "shared/data"))
-    paths = sorted((data / "massachusetts_roads/masks").glob("*.png"))[:40]
+    paths = sorted((DATA / "massachusetts_roads/masks").glob("*.png"))[:40]
     if not paths:
-        pytest.skip(f"no Massachusetts road masks in {data}")
+        pytest.skip(f"no Massachusetts road masks in {DATA}")
     totals = np.zeros(4)
     for path in paths:
         mask = (np.array(Image.open(path)) == 1).astype(np.uint8)

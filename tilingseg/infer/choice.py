@@ -1,12 +1,12 @@
 """Which engine and which precision a run takes, and why.
 
-`auto` means PyTorch, unless another engine is installed that is much faster on a calibration tile
-and agrees with it: in fp32 to 1e-4 of probability, in bf16 and int8 to the mean difference that is
-expected of them. Both are measured here, with the network at hand: processors without the right
-instructions overflow in int8 in silence, and which runtime is fastest differs as well. An engine
-that fails in whatever way is said and left out. Several networks that are averaged take one engine,
-on which each agrees. What was found is remembered in the user's cache folder for these models,
-machine and set of versions.
+`auto` means PyTorch, unless another engine is installed that needs less than `_WORTH_IT` of its
+time on a calibration tile and agrees with it: in fp32 to 1e-4 of probability, in bf16 and int8 to
+the mean difference that is expected of them. Both are measured here, with the network at hand:
+processors without the right instructions overflow in int8 in silence, and which runtime is fastest
+differs as well. An engine that fails in whatever way is said and left out. Several networks that
+are averaged take one engine, on which each agrees. What was found is remembered in the user's cache
+folder for these models, machine and set of versions.
 """
 
 from __future__ import annotations
@@ -252,10 +252,10 @@ def _fastest(models: tuple[LoadedModel, ...], precision: str, able: list[str]) -
 
 
 def _measured(models: tuple[LoadedModel, ...], precision: str, able: list[str]) -> EngineChoice:
-    """Run the engines on the calibration tile and take the fastest that agrees."""
+    """Run the engines on the calibration tile and take the fastest that agrees and is worth it."""
     passes = [probabilities_of(model, _choice(TORCH, "fp32", "")) for model in models]
     exact = [found for found, _ in passes]
-    best, said = None, []
+    best, said, limit = None, [], ""
     if TORCH in able:
         if precision != "fp32":
             passes = [probabilities_of(model, _choice(TORCH, precision, "")) for model in models]
@@ -275,9 +275,11 @@ def _measured(models: tuple[LoadedModel, ...], precision: str, able: list[str]) 
             f"{name} differs from torch by {difference:.1e} and takes "
             f"{seconds / torch_s:.2f} × its time"
         )
+        if TORCH in able:
+            limit = f"; less than {_WORTH_IT:g} is needed"
         if best is None or seconds < best[0]:
             best = seconds, name
-    reason = "on a calibration tile, " + "; ".join(said)
+    reason = "on a calibration tile, " + "; ".join(said) + limit
     if best is None:
         raise ModelError(f"no engine computes this model in {precision}: {reason}")
     return _choice(best[1], precision, reason)
