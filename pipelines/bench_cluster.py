@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import click
 import rasterio
 import zarr
+from affine import Affine
 from rasterio.windows import Window
 
 from tilingseg.cluster.clusters import open_cluster
@@ -122,9 +123,11 @@ def _empty_regions(
 @main.command()
 @click.argument("scene")
 @click.option("--region-size", default=1024, help="Side of a region, px.")
-@click.option("--turns", default=2, help="Runs of each.")
+@click.option("--turns", type=click.IntRange(1), default=2, help="Runs of each.")
 def scaling(scene: str, region_size: int, turns: int) -> None:
     """Time SCENE with one worker of one processor and with two."""
+    if (count := len(os.sched_getaffinity(0))) < 2:
+        raise click.ClickException(f"two workers need two processors, and {count} may be used here")
     options = RunOptions(device="cpu", tiling=TilingOptions(region_px=region_size))
     best: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -251,20 +254,22 @@ class _External:
 
 
 @main.command()
-@click.argument("scene", type=click.Path(path_type=Path))
-@click.option("--count", default=200, help="Small scenes.")
+@click.argument("scene", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--count", type=click.IntRange(1), default=200, help="Small scenes.")
 @click.option("--flags", default="", help="Further flags of both commands.")
 def small(scene: Path, count: int, flags: str) -> None:
     """Cut SCENE into COUNT small scenes; time a batch of them and a run of the scene."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for index, (dataset, window) in enumerate(_cuts(scene, count)):
+            a, b, _, d, e, _ = dataset.transform[:6]
+            left, top = dataset.xy(window.row_off, window.col_off, offset="ul")
             profile = {
                 **dataset.profile,
                 "driver": "GTiff",
                 "width": window.width,
                 "height": window.height,
-                "transform": dataset.window_transform(window),
+                "transform": Affine(a, b, left, d, e, top),
             }
             with rasterio.open(folder / f"scene{index:04d}.tif", "w", **profile) as file:
                 file.write(dataset.read(window=window))
@@ -284,14 +289,18 @@ def small(scene: Path, count: int, flags: str) -> None:
 
 
 def _cuts(scene: Path, count: int) -> Iterator[tuple[rasterio.DatasetReader, Window]]:
-    """Yield windows that cover a scene, near squares."""
+    """Yield windows that cover a scene, near squares; those of the last row may be wider."""
     with rasterio.open(scene) as dataset:
         n_cols = max(1, round((count * dataset.width / dataset.height) ** 0.5))
         n_rows = -(-count // n_cols)
-        height, width = dataset.height // n_rows, dataset.width // n_cols
-        for index in range(count):
-            row, col = divmod(index, n_cols)
-            yield dataset, Window(col * width, row * height, width, height)
+        if n_rows > dataset.height or n_cols > dataset.width:
+            raise click.ClickException(f"{scene} has too few pixels for {count:,} scenes")
+        for row in range(n_rows):
+            n_here = min(n_cols, count - row * n_cols)
+            top, bottom = (at * dataset.height // n_rows for at in (row, row + 1))
+            for col in range(n_here):
+                left, right = (at * dataset.width // n_here for at in (col, col + 1))
+                yield dataset, Window(left, top, right - left, bottom - top)
 
 
 def _tilingseg(*arguments: str) -> None:
@@ -302,7 +311,8 @@ def _tilingseg(*arguments: str) -> None:
 
 def _pin(dask_worker: Worker) -> None:
     """Give a worker one processor, as a batch system does: its reading threads would take more."""
-    processor = sorted(os.sched_getaffinity(0))[int(dask_worker.name) % (os.cpu_count() or 1)]
+    allowed = sorted(os.sched_getaffinity(0))
+    processor = allowed[int(dask_worker.name) % len(allowed)]
     for thread in Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(thread.name), {processor})
 
