@@ -19,7 +19,7 @@ import click
 import torch
 from tqdm import tqdm
 
-from tilingseg.errors import TilingSegError
+from tilingseg.errors import TilingSegError, TrainingError
 from tilingseg.model.deeplab import DeepLabOptions
 from tilingseg.model.fcn import FcnOptions
 from tilingseg.model.load import load_model
@@ -57,12 +57,17 @@ def main(recipe: Path, data: Path, out: Path, windows: str, threads: int | None)
     """Train all candidates by one recipe and print the table."""
     try:
         base = read_recipe(recipe)
+        if not any(source.split in ("validation", "blocks") for source in base.sources):
+            raise TrainingError(
+                f"{recipe} holds nothing out to compare networks by: give a source with split = "
+                "'validation' or 'blocks'"
+            )
         counts = [int(count) for count in windows.split(",")]
         rows = [_row(name, base, (data, out), counts, threads) for name in CANDIDATES]
     except (TilingSegError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     head = ["network", *(f"IoU, {count:,} windows" for count in counts)]
-    head += ["weights, M", "memory, bytes a pixel", "Mpx a CPU second", "halo, px", "ripple"]
+    head += ["weights, M", "memory, bytes a pixel", "Mpx a processor second", "halo, px", "ripple"]
     lines = [head, ["---"] * len(head), *rows]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     (out / "compare.md").write_text(table, encoding="utf-8")

@@ -57,6 +57,16 @@ def test_all_candidates_are_in_one_table(folder):
     assert [row["step"] for row in rows] == ["2", "3"]
 
 
+def test_a_recipe_that_holds_nothing_out_is_refused_before_anything_is_trained(folder):
+    text = (folder / "recipe.toml").read_text("utf-8")
+    held_out = text.rindex("[[sources]]")
+    (folder / "recipe.toml").write_text(text[:held_out], encoding="utf-8")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert "holds nothing out to compare networks by" in result.stderr
+    assert not (folder / "out").exists()
+
+
 def test_a_wrong_recipe_is_one_line(folder):
     misspell(folder / "recipe.toml")
     result = run(folder)
