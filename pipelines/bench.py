@@ -4,7 +4,8 @@ Makes a scene and a model with random weights, then runs each contender as a pro
 turns so that a busy machine troubles all of them alike, and prints the medians in one table. The
 contenders do the same work: read the GeoTIFF, infer every tile with the same weights, tile size and
 overlap, write a class mask. What they do is in `bench_contenders`; peers come with
-`pip install 'tilingseg[bench]'`, and those that are missing are left out.
+`pip install 'tilingseg[bench]'`, and those that are missing are left out. `--contenders` names
+those that run, `openvino` and `int8` among them, which do not run unasked.
 
 Processor seconds are the honest column on a machine that others use too: `cpu s` of the whole
 process, `work s` of what follows imports and loading. Ratios are to `exact`. The last columns tell
@@ -31,7 +32,7 @@ import torch
 from affine import Affine
 
 from tilingseg.errors import TilingSegError
-from tilingseg.model.load import build_network, save_model
+from tilingseg.model.load import build_network, load_model, save_model
 from tilingseg.model.ranges import observe_ranges
 from tilingseg.model.spec import ModelSpec
 
@@ -39,8 +40,12 @@ CONTENDERS = (
     *("bare", "forward", "tilingseg", "exact", "default"),
     *("monai", "tiler", "toolbelt", "patchly"),
 )
-PEERS = {
+"""Those that run unasked."""
+FURTHER = ("openvino", "int8", "identity", "decode")
+"""Those that run when they are named."""
+NEEDED = {
     "monai": "monai", "tiler": "tiler", "toolbelt": "pytorch-toolbelt", "patchly": "patchly",
+    "openvino": "openvino",
 }  # fmt: skip
 """Packages that contenders need."""
 SPEC = ModelSpec(
@@ -77,32 +82,63 @@ class Cost:
     """Wall time of the same, seconds."""
 
 
+def _parse_names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in CONTENDERS + FURTHER:
+            known = ", ".join(CONTENDERS + FURTHER)
+            raise click.BadParameter(f"there is no contender {name!r}; there are: {known}")
+    return names
+
+
+_COUNT = click.IntRange(1)
+
+
 @click.command()
-@click.option("--size", default=4096, help="Side of the scene, px.")
-@click.option("--tile", default=512, help="Side of a tile, px.")
-@click.option("--overlap", default=128, help="Pixels that neighbouring tiles share.")
-@click.option("--repeat", default=3, help="Runs of each contender; the table shows medians.")
-@click.option("--threads", default=2, help="Processor threads for each network.")
-@click.option("--contenders", default=",".join(CONTENDERS), help="Which ones, comma separated.")
-@click.option("--model", metavar="FILE", help="A U-Net. [default: a small one, random weights]")
-def main(size: int, repeat: int, threads: int, contenders: str, **wishes: Any) -> None:
+@click.option("--size", type=_COUNT, default=4096, help="Side of the scene, px.")
+@click.option("--tile", type=_COUNT, default=512, help="Side of a tile, px.")
+@click.option(
+    "--overlap", type=click.IntRange(0), default=128, help="Pixels that neighbouring tiles share."
+)
+@click.option(
+    "--repeat", type=_COUNT, default=3, help="Runs of each contender; the table shows medians."
+)
+@click.option("--threads", type=_COUNT, default=2, help="Processor threads for each network.")
+@click.option(
+    "--contenders",
+    default=",".join(CONTENDERS),
+    show_default=True,
+    callback=_parse_names,
+    metavar="A,B",
+    help=f"Which ones; also {', '.join(FURTHER)}.",
+)
+@click.option(
+    "--model",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A U-Net. [default: a small one, random weights]",
+)
+def main(size: int, repeat: int, threads: int, contenders: list[str], **wishes: Any) -> None:
     """Compare tilingseg with its peers on one synthetic scene."""
     tile, overlap = wishes["tile"], wishes["overlap"]
-    names = [name for name in contenders.split(",") if _is_there(name)]
+    names = [name for name in contenders if _is_there(name)]
     costs: dict[str, list[Cost]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         scene, model = Path(folder) / "scene.tif", Path(folder) / "model.safetensors"
-        write_scene(scene, size)
-        if wishes["model"] is None:
-            write_model(model)
-        else:
-            model = Path(wishes["model"])
-        for turn in range(repeat):
-            for name in names:
-                out = Path(folder) / f"{name}_{turn}"
-                cost = measure([name, scene, model, out, tile, overlap], threads)
-                costs[name].append(cost)
-                click.echo(f"{name}: {cost.cpu_s:.1f} s of processor time", err=True)
+        try:
+            if wishes["model"] is None:
+                write_model(model)
+            else:
+                model = wishes["model"]
+                load_model(model)
+            write_scene(scene, size)
+            for turn in range(repeat):
+                for name in names:
+                    out = Path(folder) / f"{name}_{turn}"
+                    cost = measure([name, scene, model, out, tile, overlap], threads)
+                    costs[name].append(cost)
+                    click.echo(f"{name}: {cost.cpu_s:.1f} s of processor time", err=True)
+        except TilingSegError as error:
+            raise click.ClickException(str(error)) from error
     click.echo(f"{size} × {size} px, tile {tile} px, overlap {overlap} px, {threads} threads")
     click.echo(table({name: _median(runs) for name, runs in costs.items()}, size))
 
@@ -161,7 +197,7 @@ def table(costs: dict[str, Cost], size: int) -> str:
 
 def _is_there(name: str) -> bool:
     """Tell whether a contender can run, and why not."""
-    package = PEERS.get(name)
+    package = NEEDED.get(name)
     try:
         if package is not None:
             version(package)

@@ -2,10 +2,10 @@
 
 Peers do what their documentation shows for a raster: they hold the scene and the result in memory
 and run the network as PyTorch builds it. `tilingseg` and `exact` are this package, blended with the
-same tiles and by default, in PyTorch; `default` and `int8` take the engine that `auto` takes.
-`forward` is the network as the package runs it in PyTorch, over as many tiles as `tilingseg`, and
-`bare` over the scene without overlap: nothing is around them. `identity` is a network that does
-nothing.
+same tiles and by default, in PyTorch; `openvino` is `exact` in OpenVINO; `default` and `int8` take
+the engine that `auto` takes. `forward` is the network as the package runs it in PyTorch, over as
+many tiles as `tilingseg`, and `bare` over the scene without overlap: nothing is around them.
+`identity` is a network that does nothing.
 
 What a contender takes once everything is imported and the network is loaded, it writes beside its
 result: `work.json` holds wall and processor seconds.
@@ -51,11 +51,14 @@ def main() -> None:
     """Run the contender that the command line names."""
     name, scene, model, out, tile, overlap = sys.argv[1:]
     Path(out).mkdir()
-    work = CONTENDERS[name](scene, model, Path(out), int(tile), int(overlap))
-    next(work)  # loads what it needs
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    for _ in work:
-        pass
+    try:
+        work = CONTENDERS[name](scene, model, Path(out), int(tile), int(overlap))
+        next(work)  # loads what it needs
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        for _ in work:
+            pass
+    except tilingseg.TilingSegError as error:
+        sys.exit(f"{name}: {error}")
     seconds = {
         "wall_s": time.perf_counter() - wall_s,
         "cpu_s": time.process_time() - cpu_s,
@@ -73,6 +76,13 @@ def exact(scene: str, model: str, out: Path, tile: int, overlap: int) -> Iterato
     """This package with tiles of its own choice, stitched exactly, in PyTorch."""
     yield
     options = tilingseg.RunOptions(model=model, outputs=MASKS, engine="torch")
+    tilingseg.run(scene, out / "run", options=options)
+
+
+def openvino(scene: str, model: str, out: Path, tile: int, overlap: int) -> Iterator[None]:
+    """This package with tiles of its own choice, stitched exactly, in OpenVINO."""
+    yield
+    options = tilingseg.RunOptions(model=model, outputs=MASKS, engine="openvino")
     tilingseg.run(scene, out / "run", options=options)
 
 
@@ -224,6 +234,7 @@ CONTENDERS: dict[str, Callable[[str, str, Path, int, int], Iterator[None]]] = {
     "forward": forward,
     "tilingseg": blended,
     "exact": exact,
+    "openvino": openvino,
     "default": default,
     "int8": int8,
     "monai": monai,

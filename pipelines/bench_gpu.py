@@ -34,7 +34,10 @@ import torch
 from affine import Affine
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from tilingseg.atomic import make_folder
+from tilingseg.errors import TilingSegError
 from tilingseg.flow import infer_regions, open_store, prepare_in
+from tilingseg.infer.devices import choose_devices
 from tilingseg.infer.engine import PRECISIONS
 from tilingseg.infer.steady import STEADY_KERNELS
 from tilingseg.job import RunOptions
@@ -101,18 +104,47 @@ class Measured:
     """Most memory that PyTorch held on the device, bytes."""
 
 
+def _parse_precisions(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PRECISIONS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(PRECISIONS)}")
+    return names
+
+
+_COUNT = click.IntRange(1)
+
+
 @click.command()
 @click.option("--device", default="cuda:0", help="Where to measure.")
-@click.option("--small-px", default=24576, help="Side of the bundled model's scene, px.")
-@click.option("--large-px", default=24576, help="Side of the large model's scene, px.")
-@click.option("--fp32-px", default=8192, help="Side of its scene in fp32, px.")
-@click.option("--deflate-px", default=12288, help="Side of the compressed scene, px; 0: none.")
-@click.option("--tile", type=int, metavar="PX", help="Side of a tile. [default: as planned]")
-@click.option("--precisions", default="fp32,bf16,fp16", help="Which ones, comma separated.")
-@click.option("--repeat", default=2, help="Runs of each row after one to warm up; the best counts.")
+@click.option("--small-px", type=_COUNT, default=24576, help="Side of the first model's scene.")
+@click.option("--large-px", type=_COUNT, default=24576, help="Side of the large model's scene.")
+@click.option("--fp32-px", type=_COUNT, default=8192, help="Side of its scene in fp32.")
+@click.option(
+    "--deflate-px", type=click.IntRange(0), default=12288, help="Side of a compressed one; 0: none."
+)
+@click.option("--tile", type=_COUNT, metavar="PX", help="Side of a tile. [default: as planned]")
+@click.option(
+    "--precisions",
+    default="fp32,bf16,fp16",
+    callback=_parse_precisions,
+    help="Which ones, comma separated.",
+)
+@click.option("--repeat", type=_COUNT, default=2, help="Runs after a first; the best counts.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="File for all numbers.")
-def main(device: str, precisions: str, repeat: int, target: Path | None, **wishes: Any) -> None:
+def main(target: Path | None, **wishes: Any) -> None:
     """Print one row for each model and precision, then one for each number of reader threads."""
+    try:
+        (device, *_) = choose_devices(wishes.pop("device"))
+        if target is not None:
+            make_folder(target.parent)
+        _print_rows(device, wishes.pop("precisions"), wishes.pop("repeat"), target, wishes)
+    except TilingSegError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _print_rows(
+    device: str, precisions: list[str], repeat: int, target: Path | None, sides: dict[str, Any]
+) -> None:
     gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if gpu else "no GPU"
     click.echo(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads")
@@ -126,7 +158,7 @@ def main(device: str, precisions: str, repeat: int, target: Path | None, **wishe
             device=device,
             engine="torch",
             outputs=OutputOptions(formats=("cog",)),
-            tiling=TilingOptions(tile_size_px=wishes["tile"]),
+            tiling=TilingOptions(tile_size_px=sides["tile"]),
         )
 
         def row(label: str, scene: Path, wanted: RunOptions, bare: Bare | None = None) -> Bare:
@@ -140,16 +172,16 @@ def main(device: str, precisions: str, repeat: int, target: Path | None, **wishe
 
         click.echo(_HEAD)
         for model, label in ((DEFAULT_MODEL, "bundled"), (str(unet31), "31 M U-Net")):
-            for precision in precisions.split(","):
-                side = wishes["small_px"] if model == DEFAULT_MODEL else wishes["large_px"]
+            for precision in precisions:
+                side = sides["small_px"] if model == DEFAULT_MODEL else sides["large_px"]
                 if precision == "fp32" and model != DEFAULT_MODEL:
-                    side = wishes["fp32_px"]
+                    side = sides["fp32_px"]
                 scene = write_scene(place / f"{side}.tif", side)
                 wanted = replace(options, model=model, precision=precision)
                 row(f"{label} {precision}", scene, wanted)
-        if side := wishes["deflate_px"]:
+        if side := sides["deflate_px"]:
             scene, bare = write_scene(place / "deflate.tif", side, compress="deflate"), None
-            precision = precisions.split(",")[-1]
+            precision = precisions[-1]
             for count in N_READERS:
                 wanted = replace(options, precision=precision, workers=count)
                 bare = row(f"DEFLATE, {count} readers", scene, wanted, bare)

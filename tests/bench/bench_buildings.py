@@ -4,14 +4,16 @@ usage: python -m tests.bench.bench_buildings [--seeds 0 1] [--real FOLDER] [--ot
        [--counts 10000 100000 1000000] [--workers 2]
 
 Draws scenes with exact truth, wobbles them as a network would, and prints tables in Markdown:
-synthetic kinds, rows of touching houses, real footprints laid out anew (`--real`: a folder with
-GeoJSON files), speed. `--others` adds buildingregulariser, if it is installed.
+synthetic kinds, rows of touching houses, real footprints laid out anew, speed. Real ones need
+`--real`, a folder with footprints as polygons in GeoJSON files, one row each. `--others` adds a
+column of another tool: `pip install buildingregulariser` first.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import threading
 import time
 from pathlib import Path
@@ -75,11 +77,9 @@ def ious(truth, found):
 
 
 def regularised_elsewhere(polygons):
-    """Return what buildingregulariser makes of traced polygons, or None where it is missing."""
-    try:
-        from buildingregulariser import regularize_geodataframe
-    except ImportError:
-        return None
+    """Return what buildingregulariser makes of traced polygons."""
+    from buildingregulariser import regularize_geodataframe
+
     frame = geopandas.GeoDataFrame(geometry=polygons, crs="EPSG:32633")
     result = regularize_geodataframe(frame, simplify_tolerance=1.0, parallel_threshold=1.0)
     return list(result.geometry.explode(ignore_index=True))
@@ -93,8 +93,8 @@ def kinds_table(truth: Truth, seen: Observation, others: bool) -> list[dict]:
     columns["footprint, probability"] = vectorize(seen.noisy, seen.probability)[1]
     exact, fitted_exact, _ = vectorize(seen.exact)
     columns["exact: traced"], columns["exact: footprint"] = exact, fitted_exact
-    if others and (elsewhere := regularised_elsewhere(traced)) is not None:
-        columns["buildingregulariser"] = elsewhere
+    if others:
+        columns["buildingregulariser"] = regularised_elsewhere(traced)
     scores = {name: ious(truth.polygons, found) for name, found in columns.items()}
     kinds, rows = np.array(truth.kinds), []
     for kind in dict.fromkeys(truth.kinds):
@@ -166,7 +166,8 @@ def real_table(folder: Path, gsd_m: float, others: bool, apart: bool) -> list[di
         row["corners"] = float(corners.mean())
         fitted = vectorize(seen.noisy, seen.probability, gsd_m=gsd_m)[1]
         row["footprint, probability"] = float(ious(layout.polygons, fitted)[0].mean())
-        if others and (elsewhere := regularised_elsewhere(traced)) is not None:
+        if others:
+            elsewhere = regularised_elsewhere(traced)
             row["buildingregulariser"] = float(ious(layout.polygons, elsewhere)[0].mean())
         rows.append(row)
     return rows
@@ -258,16 +259,22 @@ def print_table(rows: list[dict]) -> None:
     print()
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--real", type=Path)
-    parser.add_argument("--gsd-m", type=float, default=0.3)
-    parser.add_argument("--others", action="store_true")
+    parser.add_argument("--real", type=Path, help="folder with footprints in GeoJSON files")
+    parser.add_argument(
+        "--gsd-m", type=float, default=0.3, help="pixel size that these are seen at"
+    )
+    parser.add_argument("--others", action="store_true", help="needs buildingregulariser")
     parser.add_argument("--counts", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    if args.others and importlib.util.find_spec("buildingregulariser") is None:
+        parser.error("--others needs: pip install buildingregulariser")
+    if args.real and not any(args.real.rglob("*.geojson")):
+        parser.error(f"--real {args.real}: there is no GeoJSON file in it")
     for seed in args.seeds:
         truth = draw(seed)
         print_table(kinds_table(truth, observe(truth, seed), args.others))

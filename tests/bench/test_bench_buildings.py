@@ -1,5 +1,7 @@
 """The bench of building footprints runs, and its figures hold in the small."""
 
+import importlib.util
+
 import pytest
 
 from tests.bench import bench_buildings
@@ -33,6 +35,21 @@ def test_rows_of_touching_houses_are_told_apart():
 def test_tables_are_printed(table, capsys):
     bench_buildings.print_table(table)
     assert capsys.readouterr().out.startswith("| kind | n | traced |")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--real", "FOLDER"], "there is no GeoJSON file in it"),
+        (["--others"], "--others needs: pip install buildingregulariser"),
+    ],
+)
+def test_what_is_missing_for_a_table_is_told_at_once(capsys, monkeypatch, tmp_path, flags, words):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(SystemExit) as leaving:
+        bench_buildings.main([flag.replace("FOLDER", str(tmp_path)) for flag in flags])
+    assert leaving.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_layouts_leave_out_what_overlaps():

@@ -3,8 +3,18 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from pipelines.bench import Cost, _is_there, main, measure, table, write_model, write_scene
-from tilingseg.errors import TilingSegError
+from pipelines import bench_contenders
+from pipelines.bench import (
+    CONTENDERS,
+    FURTHER,
+    Cost,
+    _is_there,
+    main,
+    measure,
+    table,
+    write_model,
+    write_scene,
+)
 
 
 def test_one_contender_ends_in_a_row_of_the_table():
@@ -18,9 +28,33 @@ def test_one_contender_ends_in_a_row_of_the_table():
     assert float(row[8]) > 100
 
 
-def test_a_contender_that_fails_is_told(tmp_path):
-    with pytest.raises(TilingSegError, match="forward failed"):
-        measure(["forward", tmp_path / "no.tif", tmp_path / "no", tmp_path / "o", 64, 0], 1)
+def test_contenders_are_known_by_name():
+    assert {*CONTENDERS, *FURTHER} == set(bench_contenders.CONTENDERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--contenders", "exact,identiy"], 2, "there is no contender 'identiy'; there are: bare,"),
+        (["--model", "/nowhere"], 2, "'/nowhere' does not exist"),
+        (["--model", __file__], 1, "Error: "),
+        (["--repeat", "0"], 2, "0 is not in the range"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_at_once(arguments, code, words):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code
+    assert words in result.stderr
+
+
+def test_a_contender_that_fails_is_told(capfd):
+    arguments = ["--size", "64", "--tile", "64", "--overlap", "64", "--contenders", "forward"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: contender forward failed with exit code 1\n"
+    told = capfd.readouterr().err
+    assert told.startswith("forward: ")
+    assert told.count("\n") == 1
 
 
 def test_ratios_are_to_this_package():

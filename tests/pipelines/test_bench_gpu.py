@@ -30,6 +30,22 @@ def test_rows_say_what_a_run_has_of_the_bare_network(tmp_path, monkeypatch):
         assert row["idle"] is None, "there is no GPU"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--device", "cuda:64"], 1, "Error: device 'cuda:64' cannot be used: "),
+        (["--device", "cpu", "--precisions", "fp32,fp8"], 2, "'fp8' is none of fp32, fp16, bf16"),
+        (["--device", "cpu", "--repeat", "0"], 2, "0 is not in the range"),
+        (["--device", "cpu", "--json", f"{__file__}/rows.json"], 1, "cannot be written: "),
+    ],
+)
+def test_what_cannot_be_measured_is_told_at_once(arguments, code, words):
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert not result.stdout
+
+
 def test_scenes_are_written_once(tmp_path):
     path = write_scene(tmp_path / "scene.tif", 700, compress="deflate")
     with rasterio.open(path) as dataset:
