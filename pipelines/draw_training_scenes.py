@@ -16,6 +16,8 @@ import rasterio
 from rasterio.features import rasterize
 
 from sample_data.make_sample_data import SAMPLE_SEED, draw_scene
+from tilingseg.atomic import make_folder
+from tilingseg.errors import OutputError
 
 HEIGHT_PX, WIDTH_PX = 896, 1152
 GSD_M = 0.5
@@ -25,14 +27,25 @@ TRANSFORM = rasterio.Affine(GSD_M, 0.0, 500_000.0, 0.0, -GSD_M, 5_800_000.0)
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=6, show_default=True, type=click.IntRange(min=1))
-@click.option("--seed", default=1, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--count", default=6, show_default=True, type=click.IntRange(min=1), help="Scenes to draw."
+)
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="What the first scene is drawn from; each of the others takes the next number.",
+)
 @click.option("--dry", is_flag=True, help="Towns on sand instead of suburbs in the green.")
 def main(folder: Path, count: int, seed: int, dry: bool) -> None:
     """Draw COUNT scenes into FOLDER, with the seeds from SEED on."""
     if SAMPLE_SEED in range(seed, seed + count):
         raise click.UsageError(f"seed {SAMPLE_SEED} is the shipped scene, which nothing trains on")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        make_folder(folder)
+    except OutputError as error:
+        raise click.ClickException(str(error)) from error
     for number in range(seed, seed + count):
         click.echo(_draw(folder, number, dry))
 

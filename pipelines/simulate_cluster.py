@@ -12,12 +12,17 @@ its workers.
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, fields, replace
 
 import click
 
 FAN = 4
 """Parts along each side that one vector task joins."""
+MOST_TASKS = 10_000_000
+"""Regions or scenes of a job, at most: each is stepped through, some microseconds each."""
+NEVER_ZERO = ("megapixels", "region_px", "storage_mb_s", "scenes")
+"""Figures that must be above 0; the others may leave out what they stand for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,28 @@ class Costs:
     scenes: int = 1
     """Scenes that the pixels are divided into; each is published by one worker."""
 
+    def __post_init__(self) -> None:
+        """Refuse figures of no job.
+
+        Raises:
+            ValueError: naming the figure.
+        """
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not (math.isfinite(value) and value >= 0) or (item.name in NEVER_ZERO and not value):
+                least = "above 0" if item.name in NEVER_ZERO else "0 or more"
+                raise ValueError(f"{item.name} is {value}, must be {least}")
+        if max(self.n_regions, self.scenes) > MOST_TASKS:
+            raise ValueError(
+                f"a job of {self.n_regions:,} regions and {self.scenes:,} scenes is too large to "
+                f"step through: at most {MOST_TASKS:,} of each"
+            )
+
+    @property
+    def n_regions(self) -> int:
+        """Regions of the job."""
+        return max(1, round(self.megapixels * 1e6 / self.region_px**2))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
@@ -69,7 +96,7 @@ def simulate(costs: Costs, workers: int) -> Forecast:
         costs: of its parts.
         workers: each does one task at a time.
     """
-    n_regions = max(1, round(costs.megapixels * 1e6 / costs.region_px**2))
+    n_regions = costs.n_regions
     handle_s, move_s = costs.scheduler_ms / 1e3, costs.region_mb / costs.storage_mb_s
     regions_s = _queue([costs.region_s] * n_regions, workers, handle_s, move_s)
     busy = {
@@ -113,7 +140,9 @@ def _queue(tasks_s: list[float], workers: int, handle_s: float, move_s: float) -
 
 
 @click.command()
-@click.option("--workers", "counts", multiple=True, type=int, help="Workers; may repeat.")
+@click.option(
+    "--workers", "counts", multiple=True, type=click.IntRange(1), help="Workers; may repeat."
+)
 @click.option(
     "--set",
     "changes",
@@ -123,19 +152,35 @@ def _queue(tasks_s: list[float], workers: int, handle_s: float, move_s: float) -
 )
 def main(counts: tuple[int, ...], changes: tuple[str, ...]) -> None:
     """Forecast a job with 10, 100 and 1,000 workers."""
-    costs = Costs()
-    for change in changes:
-        name, _, value = change.partition("=")
-        try:
-            costs = replace(costs, **{name: type(getattr(costs, name))(value)})
-        except (AttributeError, ValueError) as error:
-            raise click.ClickException(f"{change!r} sets no figure of the job: {error}") from error
+    costs = _changed(Costs(), changes)
     click.echo(f"{'workers':>8} {'regions':>9} {'vectors':>9} {'publish':>9} {'all':>9}  limit")
     for workers in counts or (10, 100, 1000):
         found = simulate(costs, workers)
         times = (found.regions_s, found.vectors_s, found.publish_s, found.total_s)
         cells = " ".join(f"{seconds / 3600:>7.2f} h" for seconds in times)
         click.echo(f"{workers:>8,} {cells}  {found.limit}")
+
+
+def _changed(costs: Costs, changes: tuple[str, ...]) -> Costs:
+    """Put figures of `NAME=VALUE` in the place of others; all at once, as they may need each other.
+
+    Raises:
+        ClickException: a name or a value is none of a figure.
+    """
+    kinds = {item.name: type(getattr(costs, item.name)) for item in fields(costs)}
+    figures = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in kinds:
+            raise click.ClickException(f"{change!r} sets no figure; known: {', '.join(kinds)}")
+        try:
+            figures[name] = kinds[name](value)
+        except ValueError as error:
+            raise click.ClickException(f"{change!r} sets no figure: {error}") from error
+    try:
+        return replace(costs, **figures)
+    except (ValueError, OverflowError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

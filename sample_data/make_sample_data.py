@@ -9,10 +9,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 import shapely
 import zarr
@@ -87,8 +87,19 @@ def photograph(layout: Layout, seed: int) -> tuple[NDArray[np.uint8], NDArray[np
     return np.where(valid, paint(layout, seed), np.uint8(NODATA)), valid
 
 
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path(__file__).parent)
 def main(folder: Path) -> None:
-    """Write every sample file into `folder`."""
+    """Draw the sample scene and write it, with its truth, into FOLDER or beside this file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_sample(folder)
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be written: {error}") from error
+
+
+def write_sample(folder: Path) -> None:
+    """Write every sample file into a folder that is there."""
     layout = lay_out(SAMPLE_SEED, HEIGHT_PX, WIDTH_PX)
     pixels, _ = photograph(layout, SAMPLE_SEED)
     left, top = ORIGIN_M
@@ -221,4 +232,4 @@ def _pieces(shape: Polygon | LineString, edge: Polygon) -> list[Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    main()

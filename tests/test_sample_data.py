@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import shapely
 import zarr
+from click.testing import CliRunner
 from rasterio.features import rasterize
 
 from sample_data.layout import lay_out
@@ -23,9 +24,18 @@ LAYERS = ("truth_buildings", "truth_roads", "truth_centrelines")
 
 @pytest.fixture(scope="module")
 def regenerated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample")
-    main(folder)
+    folder = tmp_path_factory.mktemp("sample") / "new"
+    done = CliRunner().invoke(main, [str(folder)])
+    assert done.exit_code == 0, done.output
     return folder
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    refused = CliRunner().invoke(main, [str(tmp_path / "file")])
+    assert refused.exit_code == 1
+    assert refused.output.startswith(f"Error: {tmp_path / 'file'} cannot be written: ")
+    assert refused.output.count("\n") == 1
 
 
 def burn(polygons, shape):

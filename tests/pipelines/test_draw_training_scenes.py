@@ -31,6 +31,15 @@ def test_scenes_are_written_with_their_truth(tmp_path, monkeypatch, dry):
         assert abs((mask == value).sum() - area) < 0.05 * area + 20
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(draw_training_scenes.main, [str(tmp_path / "file")])
+    assert result.exit_code == 1
+    assert (
+        result.output == f"Error: the folder {tmp_path / 'file'} cannot be written: File exists\n"
+    )
+
+
 def test_the_shipped_scene_is_not_trained_on(tmp_path):
     arguments = [str(tmp_path / "new"), "--count", "3", "--seed", str(SAMPLE_SEED - 1)]
     result = CliRunner().invoke(draw_training_scenes.main, arguments)

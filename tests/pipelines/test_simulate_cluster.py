@@ -35,11 +35,37 @@ def test_one_scene_is_published_by_one_worker_and_many_by_many():
     assert simulate(many, 100).publish_s == pytest.approx(20, rel=0.1)
 
 
-def test_prints_a_row_for_each_number_of_workers_and_refuses_unknown_figures():
+def test_prints_a_row_for_each_number_of_workers():
     arguments = ["--workers", "5", "--workers", "50", "--set", "megapixels=100000"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert [row.split()[0] for row in result.output.splitlines()[1:]] == ["5", "50"]
-    refused = CliRunner().invoke(main, ["--set", "speed=3"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("speed=3", "'speed=3' sets no figure; known: megapixels, "),
+        ("__class__=3", "'__class__=3' sets no figure"),
+        ("scenes=1.5", "'scenes=1.5' sets no figure: invalid literal"),
+        ("scenes=0", "scenes is 0, must be above 0"),
+        ("region_px=0", "region_px is 0, must be above 0"),
+        ("storage_mb_s=0", "storage_mb_s is 0.0, must be above 0"),
+        ("join_s=-1", "join_s is -1.0, must be 0 or more"),
+        ("megapixels=nan", "megapixels is nan, must be above 0"),
+        ("region_px=1", "a job of 1,000,000,000,000 regions and 1 scenes is too large"),
+        ("megapixels=1e308", "cannot convert float infinity"),
+    ],
+)
+def test_figures_of_no_job_are_refused(change, words):
+    refused = CliRunner().invoke(main, ["--set", change])
     assert refused.exit_code == 1
-    assert "'speed=3' sets no figure" in refused.output
+    assert refused.output.startswith(f"Error: {words}")
+
+
+def test_figures_are_taken_together_and_some_may_be_nothing():
+    changes = ("megapixels=1e9", "region_px=100000", "scheduler_ms=0", "region_mb=0")
+    arguments = [part for change in changes for part in ("--set", change)]
+    result = CliRunner().invoke(main, [*arguments, "--workers", "10"])
+    assert result.exit_code == 0, result.output
+    assert CliRunner().invoke(main, ["--workers", "0"]).exit_code == 2
