@@ -18,6 +18,7 @@ from tilingseg.model.load import (
     available_models,
     build_network,
     load_model,
+    rewrite_spec,
     save_model,
 )
 from tilingseg.model.spec import METADATA_KEY, ModelSpec
@@ -89,6 +90,50 @@ def test_half_weights_take_half_the_space_and_compute_in_float32(tmp_path, model
     assert torch.allclose(loaded.module(pixels), network(pixels).detach(), atol=0.02)
 
 
+def test_a_variance_beyond_float16_stays_what_it_is(tmp_path, network_with_statistics):
+    network_with_statistics.encoder[0][1].running_var.fill_(1e5)
+    path = tmp_path / "half.safetensors"
+    save_model(path, network_with_statistics, SPEC, weights="float16")
+    pixels = torch.randn(1, 3, 16, 16)
+    expected = network_with_statistics(pixels).detach()
+    assert torch.allclose(load_model(path).module(pixels), expected, atol=0.02)
+    kinds = {tensor.dtype for tensor in load_file(path).values() if tensor.ndim > 1}
+    assert kinds == {torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("value", "weights", "message"),
+    [
+        (float("nan"), "float32", "is not written: tensor 'head.weight' has values"),
+        (float("nan"), "int8", "is not written: tensor 'head.weight' has values"),
+        (1e6, "float16", "float16, which ends at 65504: tensor 'head.weight' has values"),
+    ],
+)
+def test_weights_that_are_not_finite_are_not_written(tmp_path, network, value, weights, message):
+    network.head.weight.data[0, 0] = value
+    with pytest.raises(ModelError, match=message):
+        save_model(tmp_path / "m.safetensors", network, SPEC, weights=weights)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_spec_leaves_every_stored_byte_of_the_weights(tmp_path, model_file):
+    def mix(tensors):
+        tensors["head.weight"] = tensors["head.weight"].half()
+        tensors["encoder.0.1.running_var"].fill_(1e5)
+
+    _rewrite(model_file, mix)
+    renamed = dataclasses.replace(SPEC, name="second")
+    rewrite_spec(model_file, tmp_path / "second.safetensors", renamed)
+    assert load_model(tmp_path / "second.safetensors").spec == renamed
+    before, after = load_file(model_file), load_file(tmp_path / "second.safetensors")
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype, name
+        assert torch.equal(after[name], tensor), name
+    with pytest.raises(ModelError, match=r"must end in \.safetensors"):
+        rewrite_spec(model_file, tmp_path / "m.pt", renamed)
+
+
 def test_softmax_models_have_a_background_output(tmp_path):
     spec = dataclasses.replace(SPEC, activation="softmax")
     path = tmp_path / "softmax.safetensors"
@@ -153,6 +198,7 @@ def _rewrite(path, change, metadata=None):
             None,
             r"'head.bias' has the shape \(5,\), its spec needs \(2,\)",
         ),
+        (lambda t: t["head.bias"].fill_(torch.nan), None, "'head.bias' has values that are not"),
     ],
 )
 def test_a_file_that_contradicts_its_spec_is_refused(model_file, change, metadata, message):
@@ -221,4 +267,12 @@ def test_torchscript_without_a_spec_is_refused(tmp_path, network):
     path = tmp_path / "m.pt"
     _script(path, network, {})
     with pytest.raises(ModelError, match="no extra file 'tilingseg'"):
+        load_model(path, allow_torchscript=True)
+
+
+def test_torchscript_with_weights_that_are_not_finite_is_refused(tmp_path, network):
+    network.head.bias.data[0] = torch.inf
+    path = tmp_path / "m.pt"
+    _script(path, network, {METADATA_KEY: SPEC.to_json()})
+    with pytest.raises(ModelError, match="'head.bias' has values that are not finite"):
         load_model(path, allow_torchscript=True)

@@ -2,8 +2,8 @@
 
 A model is a file or the name of one that comes with the package. Its spec lies as JSON in the
 metadata under `METADATA_KEY`; the network is built from the spec and every tensor must fit it by
-name and shape, because a file that fits by luck gives wrong masks without an error. Weights stored
-as float16 are computed with as float32.
+name and shape, because a file that fits by luck gives wrong masks without an error, as do numbers
+that are not finite. Kernels stored as float16 are computed with as float32.
 
 Pickled checkpoints (`.pt`, `.pth`) are refused: unpickling runs code from the file. TorchScript
 holds code as well and is loaded only when the caller asks for it.
@@ -168,22 +168,30 @@ def save_model(
         path: file to write, ending in `.safetensors`; replaced if it exists.
         module: network built from `spec`.
         spec: travels in the file's metadata.
-        weights: how they are stored; computed with is float32, or what a run asks for.
+        weights: how kernels are stored; computed with is float32, or what a run asks for.
 
     Raises:
-        ModelError: the path has another suffix.
+        ModelError: the path has another suffix, or a weight is not finite as it would be stored.
         OutputError: it cannot be written.
     """
     target = Path(path)
     _refuse_suffix(target)
-    stored = packed(module) if weights == "int8" else module.state_dict()
-    tensors = {
-        name: (tensor.half() if weights == "float16" and tensor.is_floating_point() else tensor)
-        .cpu()
-        .contiguous()
-        for name, tensor in stored.items()
-    }
+    tensors = module.state_dict()
+    _refuse_not_finite(tensors, f"{target} is not written")
+    if weights == "int8":
+        tensors = packed(module)
+    elif weights == "float16":
+        # Statistics and biases are few, and a variance may well be beyond float16.
+        tensors = {name: t.half() if t.ndim > 1 else t for name, t in tensors.items()}
+        _refuse_not_finite(tensors, f"{target} is not written as float16, which ends at 65504")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(target, save(tensors, metadata={METADATA_KEY: spec.to_json()}))
+
+
+def _refuse_not_finite(tensors: dict[str, torch.Tensor], what: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"{what}: tensor {name!r} has values that are not finite")
 
 
 def refuse_target(path: str | Path) -> None:
@@ -219,19 +227,13 @@ def rewrite_spec(model: str | Path, target: str | Path, spec: ModelSpec) -> None
         spec: must describe the same network.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or the target has another suffix.
         OutputError: the target cannot be written.
     """
-    _, module = load_trainable(model)
-    save_model(target, module, spec, weights=_stored_as(_resolve(model)))
-
-
-def _stored_as(path: Path) -> Literal["float32", "float16", "int8"]:
-    with safe_open(path, framework="pt") as file:
-        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    if "I8" in kinds:
-        return "int8"
-    return "float16" if "F16" in kinds else "float32"
+    metadata, tensors = _read_file(_resolve(model))
+    target = Path(target)
+    _refuse_suffix(target)
+    write_whole(target, save(tensors, metadata=metadata | {METADATA_KEY: spec.to_json()}))
 
 
 def file_sha256(model: str | Path) -> str:
@@ -258,7 +260,8 @@ def _resolve(model: str | Path) -> Path:
     return path
 
 
-def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
+def _read_file(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Return the metadata of a model file, which hold a spec, and its tensors as stored."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -270,6 +273,11 @@ def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
             f"{path} has no {METADATA_KEY!r} entry in its metadata, so bands, classes and scaling "
             "are not known; write model files with save_model"
         )
+    return metadata, stored
+
+
+def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
+    metadata, stored = _read_file(path)
     spec, tensors = ModelSpec.from_json(metadata[METADATA_KEY]), unpacked(stored)
     module = build_network(spec)
     expected = module.state_dict()
@@ -284,6 +292,7 @@ def _load_safetensors(path: Path) -> tuple[ModelSpec, nn.Module]:
                 f"its spec needs {tuple(expected[name].shape)}"
             )
     module.load_state_dict(tensors)
+    _refuse_not_finite(module.state_dict(), f"{path} is damaged or badly trained")
     return spec, module
 
 
@@ -316,4 +325,5 @@ def _load_torchscript(path: Path) -> tuple[ModelSpec, nn.Module]:
         raise ModelError(f"{path} has no extra file {METADATA_KEY!r} with the model's spec")
     text: str | bytes = extra[METADATA_KEY]
     spec = ModelSpec.from_json(text.decode() if isinstance(text, bytes) else text)
+    _refuse_not_finite(module.state_dict(), f"{path} is damaged or badly trained")
     return spec, cast("nn.Module", module)
