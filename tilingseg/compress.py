@@ -117,11 +117,12 @@ def compress(
         raise ModelError(f"the share of weights to remove must be in 0…1, got {options.prune}")
     loaded = load_model(model)
     spec = loaded.spec
-    if spec.bands != recipe.bands or (spec.mean, spec.std) != (recipe.mean, recipe.std):
-        raise TrainingError(
-            f"the recipe's bands or their mean and std are not those of model {spec.name!r}: "
-            "use the recipe that it was trained by"
-        )
+    for key in ("bands", "mean", "std", *(["classes"] if options.prune else [])):
+        if getattr(spec, key) != getattr(recipe, key):
+            raise TrainingError(
+                f"the recipe's {key} are {to_json(getattr(recipe, key))}, model {spec.name!r} has "
+                f"{to_json(getattr(spec, key))}: use the recipe that it was trained by"
+            )
     choose_engine((loaded,), "cpu", precision="fp32")
     make_folder(out)
     job = _Compression(recipe=recipe, data=data, out=out, options=options, progress=progress)

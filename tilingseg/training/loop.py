@@ -27,7 +27,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from tilingseg.atomic import make_folder
 from tilingseg.errors import TrainingError
 from tilingseg.model.halo import network_geometry
-from tilingseg.model.load import build_network, load_trainable, save_model
+from tilingseg.model.load import build_network, save_model
 from tilingseg.model.normalize import normalize
 from tilingseg.training.batches import draw_ahead, lost_workers_told, workers_for
 from tilingseg.training.checkpoint import (
@@ -51,6 +51,7 @@ from tilingseg.training.sources import (
     refuse_absent_classes,
     refuse_without_background,
 )
+from tilingseg.training.start import starting_weights
 from tilingseg.training.validate import Score, best_thresholds, score_notes, validate
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _train(
 def _fresh_state(recipe: TrainingRecipe, spec: ModelSpec, group: Group) -> State:
     fresh = build_network(spec)
     if recipe.start is not None:
-        fresh.load_state_dict(_weights_of(recipe.start, spec))
+        fresh.load_state_dict(starting_weights(recipe.start, spec))
     module = _channels_last(fresh.to(group.device))
     scaled = recipe.schedule.precision == "float16"
     return State(
@@ -207,20 +208,6 @@ def _go_on(state: State, out: Path, schedule: Schedule) -> None:
             f"{out} is at step {state.step}, the recipe ends at {schedule.steps}: "
             "give it more steps or choose another folder"
         )
-
-
-def _weights_of(start: str, spec: ModelSpec) -> dict[str, torch.Tensor]:
-    """Return the weights of a model that has the network of a spec."""
-    own, module = load_trainable(start)
-    same = build_network(own).state_dict(), build_network(spec).state_dict()
-    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in same]
-    if own.network != spec.network or shapes[0] != shapes[1]:
-        raise TrainingError(
-            f"training cannot start from {start}: it is {own.network} "
-            f"{dict(own.network_options)}, the recipe's network is {spec.network} "
-            f"{dict(spec.network_options)}"
-        )
-    return module.state_dict()
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
