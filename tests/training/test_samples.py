@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tilingseg.records import Scaling
-from tilingseg.training.augment import AugmentOptions, Warp
+from tilingseg.training.augment import STRAIGHT, AugmentOptions, Warp
 from tilingseg.training.losses import UNKNOWN
 from tilingseg.training.recipe import ClassLabel, Schedule, SourceRecipe, TrainingRecipe
 from tilingseg.training.samples import cut_window, draw_batch, unit_scaling, unit_values
@@ -93,6 +93,18 @@ def test_invalid_pixels_stay_invalid_and_do_not_show():
     np.testing.assert_array_equal(valid[0], raster.valid[22:38, 32:48])
     assert (pixels[0][:, ~valid[0]] == 0).all()
     assert (labels[0][:, ~valid[0]] == UNKNOWN).all()
+
+
+def test_pixels_beside_nodata_are_as_bright_as_others():
+    raster = make_raster(gsd_m=2.0)
+    raster.pixels[:] = 200
+    raster.valid[:, :40] = False
+    raster.valid[20:24, 50] = False
+    turned = Warp(scale=0.8, angle_rad=0.3, mirrored=True)
+    for warp in (STRAIGHT, turned):
+        pixels, valid, _ = cut_window(raster, (30, 44), 32, 1.0, warp=warp)
+        assert 0.3 < valid.float().mean() < 0.9
+        np.testing.assert_allclose(pixels[0][:, valid[0]] * 255, 200, atol=0.01)
 
 
 def test_a_coarse_raster_is_brought_to_the_gsd_of_the_model():

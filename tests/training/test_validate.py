@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,29 @@ def test_coarse_rasters_are_measured_at_the_gsd_of_the_model():
     score = validate(network, network_geometry(network, 2), spec, (raster,))[0]
     known = (raster.labels[0] != UNKNOWN).sum()
     assert score.positive.sum() + score.negative.sum() == 4 * known
+
+
+class Identity(torch.nn.Module):
+    """Gives its first band back as the logits of two classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x[:, :1].expand(-1, 2, -1, -1)
+
+
+def test_pixels_beside_nodata_are_measured_as_bright_as_others():
+    raster = make_raster("a", (30, 40), 1)
+    raster.valid[:] = True
+    raster.valid[:, :20] = False
+    raster.pixels[:] = 200
+    raster.labels[:] = np.where(raster.valid, 1, UNKNOWN)
+    raster = dataclasses.replace(raster, gsd_m=2.0)
+    geometry = network_geometry(make_network(make_spec()), 2)
+    score = validate(Identity(), geometry, make_spec(), (raster,))[0]
+    assert np.flatnonzero(score.positive).size == 1  # all have the one probability
 
 
 def make_score(source, positive, negative):

@@ -81,6 +81,19 @@ def unit_values(raster: LabelledRaster, rows: slice, cols: slice) -> NDArray[np.
     return np.where(raster.valid[rows, cols], np.clip(unit, 0, 1), np.float32(0))
 
 
+def among_valid(pixels: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Take the zeros of invalid pixels out of values that were interpolated with them.
+
+    Args:
+        pixels: float32 (n, bands, height, width), interpolated.
+        share: float32 (n, 1, height, width) in 0…1: validity, interpolated in the same way.
+
+    Returns:
+        float32, as `pixels`: the mean of the valid pixels alone; 0 where there is none.
+    """
+    return pixels / share.clamp(min=1e-6)
+
+
 def draw_batch(
     rasters: tuple[LabelledRaster, ...],
     recipe: TrainingRecipe,
@@ -193,9 +206,15 @@ def _cut(
     borders = np.pad(kept, ((0, 0), *outside)) if len(kept) else kept
 
     grid = sampling_grid(warp, size_px, reach, 2 * half, bend)
-    pixels = F.grid_sample(
-        torch.from_numpy(shown).unsqueeze(0), grid, mode="bilinear", align_corners=False
-    )
+
+    def interpolated(values: NDArray[np.float32]) -> torch.Tensor:
+        stored = torch.from_numpy(values).unsqueeze(0)
+        return F.grid_sample(stored, grid, mode="bilinear", align_corners=False)
+
+    pixels = interpolated(shown)
+    # Beyond its outer edge a raster fades over half a pixel; what lacks data inside must not.
+    if not raster.valid[rows, cols].all():
+        pixels = among_valid(pixels, interpolated(valid[None].astype(np.float32)))
     exact = torch.from_numpy(np.concatenate((labels, borders, valid[None]))).unsqueeze(0)
     # The nearest pixel keeps labels whole; float32 holds them exactly.
     exact = F.grid_sample(exact.float(), grid, mode="nearest", align_corners=False)

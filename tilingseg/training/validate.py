@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from tilingseg.grid import TileGrid
 from tilingseg.model.normalize import normalize
 from tilingseg.training.losses import UNKNOWN
-from tilingseg.training.samples import unit_scaling, unit_values
+from tilingseg.training.samples import among_valid, unit_scaling, unit_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -153,6 +153,10 @@ def _infer(
     height, width = (max(1, round(side * factor)) for side in raster.valid.shape)
     stored = torch.from_numpy(unit_values(raster, slice(None), slice(None))).unsqueeze(0)
     pixels = F.interpolate(stored, (height, width), mode="bilinear", align_corners=False)
+    if not raster.valid.all():
+        share = torch.from_numpy(raster.valid[None, None].astype(np.float32))
+        share = F.interpolate(share, (height, width), mode="bilinear", align_corners=False)
+        pixels = among_valid(pixels, share)
     stored = torch.from_numpy(np.concatenate((raster.labels, raster.valid[None]))).unsqueeze(0)
     exact = F.interpolate(stored, (height, width), mode="nearest-exact")[0]
     valid = exact[-1:] == 1
