@@ -23,7 +23,7 @@ from tilingseg.model.normalize import normalize
 from tilingseg.model.unet import UNetOptions
 from tilingseg.training.augment import AugmentOptions
 from tilingseg.training.loop import CHECKPOINT, LOG, _average, learning_rate, train
-from tilingseg.training.losses import LossOptions, segmentation_loss
+from tilingseg.training.losses import LossOptions, known_weights, segmentation_loss
 from tilingseg.training.recipe import (
     ClassLabel,
     Schedule,
@@ -291,7 +291,7 @@ def test_a_broken_checkpoint_is_refused(data, tmp_path, content):
 def test_a_loss_that_explodes_stops_the_job(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "tilingseg.training.loop.segmentation_loss",
-        lambda logits, labels, options, borders: logits.sum() * float("nan"),
+        lambda logits, *_: logits.sum() * float("nan"),
     )
     with pytest.raises(TrainingError, match="nan at step 0; lower the learning rate"):
         train(make_recipe(), data, tmp_path / "out")
@@ -302,7 +302,7 @@ def test_a_loss_that_explodes_keeps_the_last_checkpoint(data, tmp_path, monkeypa
     straight = train(recipe, data, tmp_path / "straight").read_bytes()
     calls = itertools.count()
 
-    def explode(logits, labels, options, borders):
+    def explode(logits, labels, options, *_):
         loss = segmentation_loss(logits, labels, options)
         return loss * float("inf") if next(calls) == 4 else loss
 
@@ -317,7 +317,7 @@ def test_a_loss_that_explodes_keeps_the_last_checkpoint(data, tmp_path, monkeypa
 def test_a_gradient_that_explodes_spoils_no_checkpoint(data, tmp_path, monkeypatch):
     calls = itertools.count()
 
-    def explode(logits, labels, options, borders):
+    def explode(logits, labels, options, *_):
         loss = segmentation_loss(logits, labels, options)
         # The root has no slope at 0: the loss is right, its gradient is not.
         return loss + (logits.sum() * 0).sqrt() if next(calls) == 2 else loss
@@ -356,7 +356,27 @@ def test_a_job_that_gets_no_better_stops_and_gives_its_best_weights(data, tmp_pa
     assert train(recipe, data, tmp_path / "out", resume=True).read_bytes() == path.read_bytes()
 
 
-def test_added_gradients_are_the_mean_of_their_batches(data, tmp_path):
+def test_a_job_that_goes_on_without_patience_gives_its_last_weights(data, tmp_path):
+    settings = {"validate_every": 1, "ema_decay": 0.1, "learning_rate": 5.0}
+    train(make_recipe(steps=30, patience=1, **settings), data, tmp_path / "out")
+    stopped = torch.load(tmp_path / "out" / CHECKPOINT)
+    assert stopped["best"]["step"] < stopped["step"] < 30
+    recipe = make_recipe(steps=stopped["step"] + 1, **settings)
+    path = train(recipe, data, tmp_path / "out", resume=True)
+    last = torch.load(tmp_path / "out" / CHECKPOINT)["averaged"]["head.weight"]
+    assert torch.equal(load_model(path).module.head.weight, last.half().float())
+
+
+def silence_part(path):
+    """Leave two thirds of a mask unlabelled, so that windows hold very different amounts."""
+    with rasterio.open(path, "r+") as dataset:
+        mask = dataset.read(1)
+        mask[:, mask.shape[1] // 3 : -8] = 255
+        dataset.write(mask, 1)
+
+
+def test_added_gradients_are_those_of_all_labels_together(data, tmp_path):
+    silence_part(data / "one_mask.tif")
     # One step without momentum moves along the gradient, which clipping leaves alone here.
     recipe = make_recipe(steps=1, accumulate=2, clip_norm=1e9, validate_every=1, optimizer="adamw")
     recipe = dataclasses.replace(recipe, network=UNetOptions(features=(4, 8)))
@@ -366,10 +386,13 @@ def test_added_gradients_are_the_mean_of_their_batches(data, tmp_path):
     torch.manual_seed(recipe.seed)
     module = build_network(spec)
     rasters = load_sources(recipe, data, "train")
-    for number in (0, 1):
-        batch = draw_batch(rasters, recipe, number)
+    batches = [draw_batch(rasters, recipe, number) for number in (0, 1)]
+    said = [known_weights(batch.labels, recipe.loss) for batch in batches]
+    assert (said[0] / said[1])[0] < 0.8  # they would not weigh the same alone
+    for batch, mine in zip(batches, said, strict=True):
         pixels = normalize(batch.pixels, batch.valid, unit_scaling(3), spec)
-        (segmentation_loss(module(pixels), batch.labels, recipe.loss) / 2).backward()
+        shares = mine / sum(said)
+        segmentation_loss(module(pixels), batch.labels, recipe.loss, shares=shares).backward()
     kernels = [p for p in module.parameters() if p.ndim > 1]
     others = [p for p in module.parameters() if p.ndim <= 1]
     for index, parameter in enumerate((*kernels, *others)):
@@ -380,6 +403,7 @@ def test_added_gradients_are_the_mean_of_their_batches(data, tmp_path):
 
 def test_two_processes_learn_what_one_does_with_twice_the_batches(tmp_path):
     job = make_noise_job(tmp_path)
+    silence_part(tmp_path / "mask.tif")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "tilingseg", "train", str(job), "--threads", "1", "-q"]
     command += ["--out", str(tmp_path / "two")]

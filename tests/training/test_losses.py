@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilingseg.errors import TrainingError
-from tilingseg.training.losses import UNKNOWN, LossOptions, segmentation_loss
+from tilingseg.training.losses import UNKNOWN, LossOptions, known_weights, segmentation_loss
 
 KINDS = ("bce", "bce_dice", "focal", "tversky", "ce", "ce_dice")
 
@@ -190,6 +190,43 @@ def test_borders_weigh_their_pixels(kind):
             norm += weight
     loss = segmentation_loss(logits, labels, options, borders).item()
     assert loss == pytest.approx(total / norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bce", "focal", "ce"])
+def test_parts_of_a_batch_add_up_to_it(kind):
+    logits, labels = make_batch(7, softmax=kind == "ce")
+    labels[0] = UNKNOWN
+    labels[0, :, 1, 2] = 1  # hardly anything is known of the first part
+    options = LossOptions(kind=kind, class_weights=(2.0, 0.5), border_weight=3.0)
+    borders = torch.rand(labels.shape, generator=torch.Generator().manual_seed(3))
+    whole = segmentation_loss(logits, labels, options, borders)
+    parts = [(logits[k], labels[k], borders[k]) for k in (slice(1), slice(1, 3))]
+    said = [known_weights(of, options, near) for _, of, near in parts]
+    added = [
+        segmentation_loss(x, of, options, near, mine / sum(said))
+        for (x, of, near), mine in zip(parts, said, strict=True)
+    ]
+    assert sum(added).item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_overlaps_of_parts_weigh_by_what_is_known_of_their_class():
+    logits, labels = make_batch(8)
+    labels[0, 1] = UNKNOWN
+    options = LossOptions(kind="tversky")
+    parts = [(logits[k], labels[k]) for k in (slice(1), slice(1, 3))]
+    said = [known_weights(of, options) for _, of in parts]
+    added = [
+        segmentation_loss(x, of, options, shares=mine / sum(said))
+        for (x, of), mine in zip(parts, said, strict=True)
+    ]
+    expected = 0.0
+    for x, of in parts:
+        for k in (0, 1):
+            mine = of.clone()
+            mine[:, 1 - k] = UNKNOWN
+            share = (of[:, k] != UNKNOWN).sum() / (labels[:, k] != UNKNOWN).sum()
+            expected += share * segmentation_loss(x, mine, options)
+    assert sum(added).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

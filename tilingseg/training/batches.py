@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,14 +80,19 @@ def draw_ahead(
         for batch in batches:
             yield vary_batch(batch, recipe.augment, group.device)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(draw_batch, rasters, recipe, next(numbers), group.device)
+
+        def drawn() -> Future[Batch]:
+            return pool.submit(draw_batch, rasters, recipe, next(numbers), group.device)
+
+        ahead = deque(drawn() for _ in range(recipe.schedule.accumulate))
         try:
             while True:
-                batch = ahead.result()
-                ahead = pool.submit(draw_batch, rasters, recipe, next(numbers), group.device)
+                batch = ahead.popleft().result()
+                ahead.append(drawn())
                 yield batch
         finally:
-            ahead.cancel()
+            for waiting in ahead:
+                waiting.cancel()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Several processes that train one network, as `torchrun` starts them; alone, nothing of it.
 
-Every process draws windows of its own and gradients are averaged, so that a step has as many
-windows as all processes together. Only the first one validates, writes and prints; the others wait
+Every process draws windows of its own and gradients are added up, so that a step has as many
+windows as all processes together, and a labelled pixel weighs the same in each of them. Only the
+first one validates, writes and prints; the others wait
 for it at the next step.
 """
 
@@ -50,6 +51,16 @@ class Group:
         said = torch.tensor([float(stop)], device=self.device)
         distributed.broadcast(said, src=0)
         return bool(said.item())
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all processes; the tensor itself may hold it."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def mean(self, value: float) -> float:
+        """Return the mean over all processes."""
+        return self.summed(torch.tensor(value, device=self.device)).item() / self.size
 
     def leave(self) -> None:
         """End the connection; the group cannot be used afterwards."""

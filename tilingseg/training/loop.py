@@ -42,7 +42,7 @@ from tilingseg.training.group import join_group
 from tilingseg.training.interrupt import Interrupts
 from tilingseg.training.journal import LOG, Journal, draw_samples
 from tilingseg.training.leaks import refuse_leaks
-from tilingseg.training.losses import segmentation_loss
+from tilingseg.training.losses import known_weights, segmentation_loss
 from tilingseg.training.optimizer import make_optimizer
 from tilingseg.training.origins import spec_with_origins
 from tilingseg.training.samples import unit_scaling
@@ -155,7 +155,7 @@ def _train(
             rate = learning_rate(state.step, schedule)
             drawn = islice(batches, schedule.accumulate)
             with failures_told(state.step, recipe):
-                loss = _update(network, state, drawn, (recipe, spec, rate))
+                loss = _update(network, state, drawn, (recipe, spec, rate), group)
             _average(state.averaged, state.module, state.step, schedule.ema_decay)
             state.losses.append(loss)
             state.step += 1
@@ -208,6 +208,8 @@ def _go_on(state: State, out: Path, schedule: Schedule) -> None:
             f"{out} is at step {state.step}, the recipe ends at {schedule.steps}: "
             "give it more steps or choose another folder"
         )
+    if not schedule.patience:
+        state.best = {}  # of an early stop that is no longer asked for
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
@@ -223,30 +225,30 @@ def _update(
     state: State,
     batches: Iterator[Batch],
     at: tuple[TrainingRecipe, ModelSpec, float],
+    group: Group,
 ) -> float:
-    """Take one step and return its loss."""
+    """Take one step and return its loss, that of all processes."""
     recipe, spec, rate = at
     schedule, device = recipe.schedule, next(network.parameters()).device
     # Dropout draws from the global generator: tie it to the step.
     torch.manual_seed(recipe.seed * 1_000_003 + state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    for parameters in state.optimizer.param_groups:
+        parameters["lr"] = rate
     network.train()
     state.optimizer.zero_grad()
     total = 0.0
-    for batch in batches:
+    for batch, shares in _with_shares(tuple(batches), recipe, group):
         pixels = normalize(batch.pixels, batch.valid, unit_scaling(len(spec.bands)), spec)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         half = _HALF.get(schedule.precision)
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             logits = network(pixels)
-        loss = segmentation_loss(logits, batch.labels, recipe.loss, batch.borders)
+        loss = segmentation_loss(logits, batch.labels, recipe.loss, batch.borders, shares)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {state.step}; lower the learning rate "
                 "(the last checkpoint is kept)"
             )
-        loss = loss / schedule.accumulate
         torch.autograd.backward(state.scaler.scale(loss))
         total += loss.item()
     state.scaler.unscale_(state.optimizer)
@@ -259,7 +261,20 @@ def _update(
         )
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    return total
+    return group.mean(total)
+
+
+def _with_shares(
+    batches: tuple[Batch, ...], recipe: TrainingRecipe, group: Group
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yield each batch of a step with its share of all that the step's labels say.
+
+    Shares are times the number of processes, since gradients are averaged over those.
+    """
+    said = [known_weights(batch.labels, recipe.loss, batch.borders) for batch in batches]
+    in_all = group.summed(torch.stack(said).sum(dim=0)).clamp(min=1e-6)
+    for batch, mine in zip(batches, said, strict=True):
+        yield batch, mine / in_all * group.size
 
 
 def _average(averaged: dict[str, torch.Tensor], module: nn.Module, step: int, decay: float) -> None:

@@ -8,6 +8,10 @@ counts.
 Cross-entropies average over known pixels of all classes. Overlap losses (Dice, Tversky) are
 computed for each class over the whole batch: for a rare class a single window often holds no
 positive pixel, and its overlap would be undefined or noise.
+
+A step may consist of several batches, of which one may be labelled whole and another hardly at all.
+`known_weights` says how much each of them has to say; its share of that turns its mean into its
+part of the mean over the step.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ UNKNOWN = 255
 """Label of a pixel about which nothing is said, for one class."""
 
 LossKind = Literal["bce", "bce_dice", "focal", "tversky", "ce", "ce_dice"]
+_SOFTMAX = ("ce", "ce_dice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +70,33 @@ class LossOptions:
         )
 
 
+def known_weights(labels: Tensor, options: LossOptions, borders: Tensor | None = None) -> Tensor:
+    """Return how much the labels of a batch have to say.
+
+    Args:
+        labels: as for `segmentation_loss`.
+        options: kind and constants.
+        borders: as for `segmentation_loss`.
+
+    Returns:
+        float32 (1 + classes,): the weights of all known labels, as cross-entropies and the focal
+        loss count them; then the known labels of each class, as overlap losses do.
+    """
+    by_class, extra = _weights(labels, options, borders)
+    known = labels != UNKNOWN
+    if options.kind in _SOFTMAX:
+        each = _softmax_weights(_outputs(labels == 1), known, by_class, extra)
+    else:
+        each = known * (by_class.view(1, -1, 1, 1) * extra)
+    return torch.cat((each.sum().view(1), known.sum(dim=(0, 2, 3)).float()))
+
+
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, options: LossOptions, borders: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    options: LossOptions,
+    borders: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Compute the loss of one batch.
 
@@ -75,6 +105,8 @@ def segmentation_loss(
         labels: uint8 (n, classes, height, width): 0, 1 or `UNKNOWN`.
         options: kind and constants.
         borders: float32, as `labels`, 0…1: how near two objects are; None: nowhere.
+        shares: float32 (1 + classes,): what `known_weights` says of this batch, as a share of all
+            batches of the step; None: it is the only one.
 
     Returns:
         float32 scalar; 0 with a gradient of 0 when nothing is known.
@@ -83,37 +115,34 @@ def segmentation_loss(
         TrainingError: the number of outputs does not fit the labels, or of weights the classes.
     """
     logits = logits.float()
-    n_classes, softmax = labels.shape[1], options.kind in ("ce", "ce_dice")
+    n_classes, softmax = labels.shape[1], options.kind in _SOFTMAX
     if logits.shape[1] != n_classes + softmax:
         raise TrainingError(
             f"loss {options.kind!r} needs {n_classes + softmax} outputs for {n_classes} classes, "
             f"the network has {logits.shape[1]}"
         )
-    if options.class_weights and len(options.class_weights) != n_classes:
-        raise TrainingError(
-            f"{len(options.class_weights)} class weights do not fit {n_classes} classes"
-        )
-    by_class = logits.new_tensor(options.class_weights or (1.0,) * n_classes)
-    extra = logits.new_ones(1) if borders is None else 1 + options.border_weight * borders
-    weights = by_class.view(1, -1, 1, 1) * extra
+    by_class, extra = _weights(labels, options, borders)
+    shares = logits.new_ones(1 + n_classes) if shares is None else shares
     known = labels != UNKNOWN
     target = (labels == 1).float()
-    if options.kind == "focal":
-        return focal(logits, target, known, weights=weights, gamma=options.focal_gamma)
     if options.kind == "tversky":
         alpha, beta = options.tversky_alpha, options.tversky_beta
         overlap = tversky(logits.sigmoid(), target, known, alpha=alpha, beta=beta)
-        return (overlap * by_class).sum() / by_class.sum()
+        return (overlap * by_class * shares[1:]).sum() / by_class.sum()
     if softmax:
-        extra = extra if borders is None else extra.amax(dim=1)
         entropy = cross_entropy(logits, target, known, weights=by_class, extra=extra)
-        probability = logits.softmax(dim=1)[:, 1:]
     else:
-        entropy = binary_cross_entropy(logits, target, known, weights=weights)
-        probability = logits.sigmoid()
-    if options.kind in ("bce", "ce"):
+        weights = by_class.view(1, -1, 1, 1) * extra
+        if options.kind == "focal":
+            entropy = focal(logits, target, known, weights=weights, gamma=options.focal_gamma)
+        else:
+            entropy = binary_cross_entropy(logits, target, known, weights=weights)
+    entropy = entropy * shares[0]
+    if options.kind in ("bce", "ce", "focal"):
         return entropy
-    overlap = (dice(probability, target, known) * by_class).sum() / by_class.sum()
+    probability = logits.softmax(dim=1)[:, 1:] if softmax else logits.sigmoid()
+    overlap = dice(probability, target, known)
+    overlap = (overlap * by_class * shares[1:]).sum() / by_class.sum()
     return (1 - options.dice_share) * entropy + options.dice_share * overlap
 
 
@@ -160,8 +189,8 @@ def cross_entropy(
         weights: float32 (classes,); the background weighs 1.
         extra: float32, fits (n, height, width): multiplies the weight of a pixel.
     """
-    index = torch.where(target.any(dim=1), target.argmax(dim=1) + 1, 0)  # (n, h, w)
-    each = torch.cat((weights.new_ones(1), weights))[index] * known.all(dim=1) * extra
+    index = _outputs(target)
+    each = _softmax_weights(index, known, weights, extra)
     loss = F.cross_entropy(logits, index, reduction="none")
     return (loss * each).sum() / each.sum().clamp(min=1e-6)
 
@@ -202,6 +231,31 @@ def tversky(
     # One pixel of smoothing keeps a class without a positive pixel from dividing by nothing.
     overlap = (hit + 1) / (hit + alpha * false + beta * missed + 1)
     return (1 - overlap) * known.any(dim=(3)).any(dim=2).any(dim=0)
+
+
+def _weights(
+    labels: Tensor, options: LossOptions, borders: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the weights of classes, and of pixels, which softmax has once for all classes."""
+    n_classes = labels.shape[1]
+    if options.class_weights and len(options.class_weights) != n_classes:
+        raise TrainingError(
+            f"{len(options.class_weights)} class weights do not fit {n_classes} classes"
+        )
+    by_class = torch.tensor(options.class_weights or (1.0,) * n_classes, device=labels.device)
+    if borders is None:
+        return by_class, by_class.new_ones(1)
+    extra = 1 + options.border_weight * borders
+    return by_class, extra.amax(dim=1) if options.kind in _SOFTMAX else extra
+
+
+def _outputs(target: Tensor) -> Tensor:
+    """Return which output of a softmax is right, int64 (n, height, width)."""
+    return torch.where(target.any(dim=1), target.float().argmax(dim=1) + 1, 0)
+
+
+def _softmax_weights(index: Tensor, known: Tensor, weights: Tensor, extra: Tensor) -> Tensor:
+    return torch.cat((weights.new_ones(1), weights))[index] * known.all(dim=1) * extra
 
 
 def _weighted_mean(loss: Tensor, known: Tensor, weights: Tensor) -> Tensor:

@@ -48,7 +48,9 @@ class Schedule:
     batch_size: int = 12
     """Windows in one forward pass, of each process."""
     accumulate: int = 1
-    """Passes whose gradients are added up for one update: larger batches in the same memory."""
+    """Passes whose gradients are added up for one update: larger batches in the same memory. A
+    labelled pixel weighs the same in each of them; Dice and Tversky are of one pass, and batch
+    normalisation is too."""
     window_px: int = 256
     """Side of a window at the model's GSD, px."""
     n_windows: int = 0
