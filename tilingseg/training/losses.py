@@ -233,9 +233,7 @@ def tversky(
     return (1 - overlap) * known.any(dim=(3)).any(dim=2).any(dim=0)
 
 
-def _weights(
-    labels: Tensor, options: LossOptions, borders: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _weights(labels: Tensor, options: LossOptions, borders: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the weights of classes, and of pixels, which softmax has once for all classes."""
     n_classes = labels.shape[1]
     if options.class_weights and len(options.class_weights) != n_classes:
