@@ -10,8 +10,9 @@ from tests.makers import make_geotiff, make_model, smooth_noise
 from tilingseg import flow, job
 from tilingseg.cluster import tasks
 from tilingseg.cluster.tasks import MAX_OPEN, SceneJob, infer_region, open_scene_job, publish_scene
+from tilingseg.errors import OutputError
 from tilingseg.job import RunOptions
-from tilingseg.output_folder import OutputOptions
+from tilingseg.output_folder import OutputFolder, OutputOptions
 from tilingseg.readers import raster
 from tilingseg.tiling import TilingOptions
 
@@ -91,6 +92,18 @@ def test_no_scene_is_closed_or_lent_that_another_thread_is_at_work_on(
         flow.run(job_.uri, tmp_path / "alone", options=job_.options)
         assert outputs_of(tmp_path / f"{index}") == outputs_of(tmp_path / "alone")
         tasks.remove(tmp_path / "alone")
+
+
+def test_a_region_that_is_late_fails_only_where_no_results_are(bench, jobs, monkeypatch):
+    (done, opened), (lost, its) = jobs[:2]
+    infer_region(done, opened.ticket, 0)
+    publish_scene(done, 0)
+    tasks.remove(OutputFolder(path=lost.out_dir, scene="").work)
+    # a worker that has had neither scene
+    monkeypatch.setattr(tasks, "_BENCH", tasks._Bench())
+    infer_region(done, opened.ticket, 0)
+    with pytest.raises(OutputError, match="there is no work store"):
+        infer_region(lost, its.ticket, 0)
 
 
 def test_what_a_failed_region_still_reads_is_read_before_its_scene_is_closed(

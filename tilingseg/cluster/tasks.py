@@ -226,10 +226,10 @@ def infer_region(scene: SceneJob, ticket: str, index: int) -> None:
     Raises:
         TilingSegError: the region cannot be read, inferred or written.
     """
-    with _BENCH.desk(scene, ticket) as desk:
+    with _unless_done(scene), _BENCH.desk(scene, ticket) as desk:
         region = desk.job.plan.region(index)
         passes = not keeps_memory(desk.job.plan.model.engine)
-        with desk.turn, freed_memory_kept(passes=passes), _unless_done(scene):
+        with desk.turn, freed_memory_kept(passes=passes):
             if not desk.store.is_complete(index):
                 run_region(desk.job, desk.store, region, desk.engine, desk.readers, Watch())
 
