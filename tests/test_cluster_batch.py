@@ -32,7 +32,7 @@ from tilingseg.cluster.tasks import (
     shared,
     vectorize_region,
 )
-from tilingseg.errors import OutputError
+from tilingseg.errors import OutputError, SceneError
 from tilingseg.folder_lock import alone_in
 from tilingseg.job import RunOptions
 from tilingseg.output_folder import OutputOptions
@@ -429,7 +429,7 @@ class TestNoPlace:
             for job in jobs:
                 begun.append(job.uri)
                 reason = f"OutputError: cannot write it: {os.strerror(number)}"
-                yield Outcome(job=job, report=None, reason=reason)
+                yield Outcome(job=job, report=None, reason=reason, in_output=True)
 
         ledger = Ledger(tmp_path, RunOptions())
         entries = [SceneEntry(uri=f"/{name}.tif", name=name) for name in "ab"]
@@ -438,6 +438,28 @@ class TestNoPlace:
             run_batch(plan, ledger, RunOptions(), carry_out, lambda state: None)
         assert begun == ["/a.tif"]
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOTCONN])
+    def test_a_scene_on_a_disk_that_is_lost_ends_no_other_one(
+        self, batch, folder, tmp_path, monkeypatch, number
+    ):
+        real_run = flow.run
+
+        def run(uri, *more, **named):
+            if uri.endswith("scene0.tif"):
+                raise SceneError(f"{uri} cannot be read: {os.strerror(number)}")
+            if uri.endswith("scene2.tif"):
+                raise OutputError(f"cannot write it: {os.strerror(number)}")
+            return real_run(uri, *more, **named)
+
+        monkeypatch.setattr(flow, "run", run)
+        code, _, err = batch(folder / "scene*.tif", "-o", tmp_path)
+        assert code == 1
+        assert "scene2.tif: cannot write it" in err
+        assert "the batch ends here" in err
+        assert (tmp_path / "scene0" / "failed.json").exists()
+        assert (tmp_path / "scene1" / "run.json").exists()
+        assert not (tmp_path / "scene2").exists()
 
     def test_a_note_that_cannot_be_written_keeps_the_reason(self, tmp_path):
         (tmp_path / "a").write_text("no folder")

@@ -228,6 +228,7 @@ class TestFaults:
         assert outcome.reason.startswith(
             "1 of 9 regions failed (region 5: OSError: the network file system is away)"
         )
+        assert not outcome.in_output
         assert len(list((tmp_path / "out" / WORK / "done").iterdir())) == N_REGIONS - 1
 
     def test_a_full_disk_ends_the_scene_and_the_next_one_goes_on(
@@ -237,6 +238,7 @@ class TestFaults:
             outcome = do(workers, scenes["geotiff"], small / "out", options)
             assert outcome.report is None
             assert "No space left on device" in outcome.reason
+            assert outcome.in_output
             assert not list((small / "out").glob("scene_*"))
         outcome = do(workers, scenes["geotiff"], tmp_path / "out", replace(options, outputs=MASKS))
         assert masks_of(files_in(tmp_path / "out")) == masks_of(alone["geotiff"])
@@ -246,9 +248,8 @@ class TestFaults:
     ):
         out = tmp_path / "out"
         monkeypatch.setattr("tilingseg.cluster.foreman.publish_scene", refuse)
-        assert (
-            "not today" in do(workers, scenes["zarr"], out, with_pixel_size(options, "zarr")).reason
-        )
+        outcome = do(workers, scenes["zarr"], out, with_pixel_size(options, "zarr"))
+        assert (outcome.reason, outcome.in_output) == ("not today", True)
         (vectors,) = out.glob(f"{WORK}/vectors-*")
         before = {path: path.stat().st_mtime_ns for path in vectors.rglob("*.npz")}
         assert len(list(vectors.rglob("pieces.npz"))) > 5, "more than one level"

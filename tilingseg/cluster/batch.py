@@ -163,5 +163,6 @@ def _attempt(job: SceneJob, state: BatchState, watch: Watch) -> Outcome:
     except BusyError as error:
         return Outcome(job=job, report=None, reason=reason_of(error), is_busy=True)
     except Exception as error:  # noqa: BLE001  libraries raise anything; the other scenes go on
-        return Outcome(job=job, report=None, reason=reason_of(error))
+        in_output = isinstance(error, OutputError)
+        return Outcome(job=job, report=None, reason=reason_of(error), in_output=in_output)
     return Outcome(job=job, report=report)

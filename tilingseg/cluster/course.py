@@ -42,7 +42,7 @@ class Course:
     """Reasons, by task of the level."""
     attempts: dict[int, int] = field(default_factory=dict)
     broken: str = ""
-    """Why no more tasks are handed out."""
+    """Why no more tasks are handed out: an output that cannot be written."""
 
     @property
     def ticket(self) -> str:

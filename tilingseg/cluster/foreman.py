@@ -216,7 +216,7 @@ class _Foreman:
         if scene.is_waiting:
             return
         if scene.has_failed:
-            self._close(scene, reason=scene.reason())
+            self._close(scene, reason=scene.reason(), in_output=bool(scene.broken))
         elif not scene.advance():
             self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
 
@@ -236,19 +236,32 @@ class _Foreman:
         count = scene.attempts.get(OPENING, 0) + 1
         scene.attempts[OPENING] = count
         if isinstance(error, TilingSegError | KilledWorker) or count >= ATTEMPTS:
-            self._close(scene, reason=_why(error))
+            self._close(scene, reason=_why(error), in_output=isinstance(error, OutputError))
         elif scene.ticket:
             self._submit(scene, None, publish_scene, scene.job, scene.n_resumed)
         else:
             self._submit(scene, None, open_scene_job, scene.job)
 
-    def _close(self, scene: Course, *, report: RunReport | None = None, reason: str = "") -> None:
+    def _close(
+        self,
+        scene: Course,
+        *,
+        report: RunReport | None = None,
+        reason: str = "",
+        in_output: bool = False,
+    ) -> None:
         self._scenes.remove(scene)
         self.state.n_scenes_done += 1
         self.state.n_scenes_failed += report is None
         seconds = time.monotonic() - scene.start_s
         self._done.append(
-            Outcome(job=scene.job, report=report, reason=reason, seconds=round(seconds, 3))
+            Outcome(
+                job=scene.job,
+                report=report,
+                reason=reason,
+                in_output=in_output,
+                seconds=round(seconds, 3),
+            )
         )
 
 

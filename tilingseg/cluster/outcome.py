@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from tilingseg.records import RunReport
 
 
-_NO_PLACE = tuple(
-    os.strerror(number)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOTCONN)
-)
-"""What full, locked and lost disks say, GDAL's messages and those of other machines included."""
+_NO_PLACE = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)))
+"""What full and locked disks say, GDAL's messages and those of other machines included."""
+_LOST = tuple(map(os.strerror, (errno.ESTALE, errno.ENOTCONN)))
+"""What lost disks say: also of a scene to read, while others may lie elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +30,8 @@ class Outcome:
     """What was done; None: it failed."""
     reason: str = ""
     """Why it failed, one line."""
+    in_output: bool = False
+    """Whether it was an output that failed."""
     seconds: float = 0.0
     """From its first task to its last, seconds."""
     is_busy: bool = False
@@ -39,7 +40,8 @@ class Outcome:
     @property
     def ends_the_batch(self) -> bool:
         """Whether it failed for a reason that lets all others fail too: nothing can be written."""
-        return self.report is None and any(text in self.reason for text in _NO_PLACE)
+        texts = _NO_PLACE + (_LOST if self.in_output else ())
+        return self.report is None and any(text in self.reason for text in texts)
 
 
 @dataclass(slots=True, kw_only=True)
