@@ -168,6 +168,9 @@ def test_wishes_that_cannot_be_met_are_refused(model, recipe, data, tmp_path):
 
     with pytest.raises(ModelError, match="0…1"):
         compress(model, recipe, data, tmp_path, options=CompressOptions(prune=1.0))
+    with pytest.raises(ModelError, match="99% of the weights"):
+        compress(model, recipe, data, tmp_path / "out", options=CompressOptions(prune=0.99))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(TrainingError, match=r"mean are \[0.1, .*'houses' has \[0.4, "):
         compress(model, replace(recipe, mean=(0.1,) * 3), data, tmp_path)
     more = replace(recipe, classes=("road", "house"))

@@ -34,6 +34,8 @@ from tilingseg.training.loop import train
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from tilingseg.model.spec import ModelSpec
     from tilingseg.progress import Progress
     from tilingseg.training.recipe import TrainingRecipe
@@ -124,6 +126,8 @@ def compress(
                 f"{to_json(getattr(spec, key))}: use the recipe that it was trained by"
             )
     choose_engine((loaded,), "cpu", precision="fp32")
+    if options.prune:
+        _widths(spec, loaded.module, options.prune)  # refused before what takes minutes
     make_folder(out)
     job = _Compression(recipe=recipe, data=data, out=out, options=options, progress=progress)
     forms = [*job.quantised(model, spec.name, "")]
@@ -201,10 +205,8 @@ class _Compression:
     def pruned(self, model: str | Path) -> Path:
         """Take channels out of a model, fine-tune what is left and return its file."""
         spec, network = load_trainable(model)
-        if not isinstance(network, UNet):
-            raise ModelError(f"only U-Nets can be pruned, {spec.name!r} is a {spec.network}")
-        features = narrower(network.options.features, self.options.prune)
-        narrow, chosen = prune(network, features), replace(network.options, features=features)
+        chosen = _widths(spec, network, self.options.prune)
+        narrow = prune(network, chosen.features)
         name, start = f"{spec.name}-pruned", self.out / "pruned_start.safetensors"
         save_model(start, narrow, _with_network(spec, chosen))
         schedule = replace(
@@ -254,6 +256,13 @@ class _Compression:
             times_faster=1.0,
             iou=tuple((*key, round(value, 5)) for key, value in iou.items()),
         )
+
+
+def _widths(spec: ModelSpec, network: nn.Module, share: float) -> UNetOptions:
+    """Return the options of a U-Net with a share of its weights removed."""
+    if not isinstance(network, UNet):
+        raise ModelError(f"only U-Nets can be pruned, {spec.name!r} is a {spec.network}")
+    return replace(network.options, features=narrower(network.options.features, share))
 
 
 def _with_network(spec: ModelSpec, options: UNetOptions) -> ModelSpec:

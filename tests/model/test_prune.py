@@ -22,9 +22,20 @@ def test_at_least_the_share_is_removed_from_the_lower_levels(features, share):
     assert n_weights(chosen) >= (1 - share - 0.2) * n_weights(features)
 
 
+@pytest.mark.parametrize("features", [(8, 12, 20), (16, 36, 60), (6, 12), (20, 30)])
+def test_widths_of_any_number_become_no_wider(features):
+    chosen = narrower(features, 0.1)
+    assert all(new <= old for new, old in zip(chosen, features, strict=True))
+    assert all(new % 8 == 0 for new, old in zip(chosen, features, strict=True) if new < old)
+    network = UNet(3, 1, UNetOptions(features=features))
+    assert prune(network, chosen).options.features == chosen
+
+
 def test_what_cannot_be_removed_is_refused():
     with pytest.raises(ModelError, match="99% of the weights"):
         narrower((16, 32), 0.99)
+    with pytest.raises(ModelError, match="10% of the weights"):
+        narrower((4, 4), 0.1)
 
 
 @pytest.mark.parametrize("upsampling", ["transpose", "nearest"])

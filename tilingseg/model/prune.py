@@ -20,7 +20,7 @@ from tilingseg.errors import ModelError
 from tilingseg.model.unet import UNet
 
 _MULTIPLE = 8
-"""Widths are multiples of this: what vector instructions take at once."""
+"""Widths that are made smaller are multiples of this: what vector instructions take at once."""
 
 
 def narrower(features: tuple[int, ...], share: float) -> tuple[int, ...]:
@@ -34,9 +34,9 @@ def narrower(features: tuple[int, ...], share: float) -> tuple[int, ...]:
         ModelError: so many weights cannot be removed.
     """
     whole, upper = _weights(features), len(features) // 2
-    for width in range(features[-1], _MULTIPLE - 1, -_MULTIPLE):
+    for width in range(features[-1], 0, -_MULTIPLE):
         factor = width / features[-1]
-        lower = tuple(_rounded(factor * feature) for feature in features[upper:])
+        lower = tuple(min(feature, _rounded(factor * feature)) for feature in features[upper:])
         if _weights(chosen := (*features[:upper], *lower)) <= (1 - share) * whole:
             return chosen
     raise ModelError(f"{share:.0%} of the weights of a U-Net of {features} cannot be removed")
