@@ -261,8 +261,12 @@ class TestChoices:
         assert (choice.engine, choice.precision) == ("torch", "bf16")
 
     def test_older_devices_get_fp16(self, gpu, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-        assert choose_precision("auto", "cuda") == "fp16"
+        capabilities = {"cuda:0": (8, 0), "cuda:1": (7, 5)}
+        monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
+        # what PyTorch says of every one of them, as it can emulate it
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        assert choose_precision("auto", "cuda:0") == "bf16"
+        assert choose_precision("auto", "cuda:1") == "fp16"
 
     @pytest.mark.parametrize("wishes", [{"engine": "openvino"}, {"precision": "int8"}])
     def test_what_runs_on_processors_alone_is_refused(self, gpu, model, wishes):

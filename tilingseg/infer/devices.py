@@ -18,6 +18,8 @@ N_READERS = 2
 """Threads that read for a processor."""
 MAX_READERS = 8
 """The same for a GPU, at most: each decodes some 60 Mpx/s of a compressed scene."""
+_BF16_SINCE = 8
+"""First major number of a GPU's compute capability with bfloat16 of its own: Ampere."""
 
 
 def choose_devices(wish: str) -> tuple[str, ...]:
@@ -64,7 +66,8 @@ def choose_precision(wish: str, device: str) -> str:
     if wish == "auto":
         if kind != "cuda":
             return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        # Older ones emulate bfloat16, which PyTorch calls supported, far slower than float16.
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= _BF16_SINCE else "fp16"
     if wish == "fp16" and kind == "cpu":
         raise PlanError("fp16 is no precision for a CPU; use --precision fp32 or bf16")
     return wish
