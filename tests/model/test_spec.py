@@ -44,7 +44,7 @@ def specs(draw):
         mean=tuple(draw(st.lists(unit, min_size=n_bands, max_size=n_bands))),
         std=tuple(draw(st.lists(unit, min_size=n_bands, max_size=n_bands))),
         activation=draw(st.sampled_from(["sigmoid", "softmax"])),
-        value_range=draw(st.none() | st.tuples(unit, unit)),
+        value_range=draw(st.none() | st.tuples(unit, unit).filter(lambda ends: ends[0] < ends[1])),
         sources=tuple(draw(st.lists(st.text(), max_size=3))),
         splits=tuple(
             draw(
@@ -81,8 +81,13 @@ def test_softmax_has_one_output_more_than_classes():
         ({"thresholds": (0.5,)}, "each of the 2 classes"),
         ({"thresholds": (0.5, 1.0)}, "between 0 and 1"),
         ({"activation": "relu"}, "'relu'"),
-        ({"gsd_m": 0.0}, "gsd_m must be above 0, got 0.0"),
-        ({"gsd_m": float("nan")}, "gsd_m must be above 0, got nan"),
+        ({"gsd_m": 0.0}, "gsd_m must be above 0 and finite, got 0.0"),
+        ({"gsd_m": float("nan")}, "gsd_m must be above 0 and finite, got nan"),
+        ({"gsd_m": float("inf")}, "gsd_m must be above 0 and finite, got inf"),
+        ({"mean": (0.4, float("nan"), 0.4)}, "mean must be finite"),
+        ({"std": (0.2, float("inf"), 0.2)}, "std must be above 0 and finite"),
+        ({"value_range": (5.0, 5.0)}, r"two rising numbers, got \(5.0, 5.0\)"),
+        ({"tile_size_px": 0}, "tile_size_px must be above 0, got 0"),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
@@ -107,6 +112,37 @@ def test_json_of_another_shape_is_refused(edit, message):
     edit(raw)
     with pytest.raises(ModelError, match=message):
         ModelSpec.from_json(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("gsd_m", "half", "'half' where a finite number"),
+        ("mean", [0.5, float("nan"), 1], "nan where a finite number"),
+        ("mean", ["0.5"] * 3, "'0.5' where a finite number"),
+        ("network_options", ["features"], "'features' where tuple"),
+        ("network_options", [1], "1 where tuple"),
+        ("value_range", [1], r"\[1\] where tuple.float, float. is"),
+        ("tile_size_px", "512", "'512' where a whole number"),
+        ("tile_size_px", True, "True where a whole number"),
+        ("classes", "ab", "'ab' where tuple"),
+        ("bands", [1, 2, 3], "1 where text"),
+        ("notes", 5, "5 where tuple"),
+        ("splits", [[1]], r"\[1\] where tuple"),
+        ("activation_ranges", [["x", 1]], r"\['x', 1\] where tuple"),
+        ("activation", 5, "5 where "),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(key, value, message):
+    raw = json.loads(GOOD.to_json()) | {key: value}
+    with pytest.raises(ModelError, match=f"wrong type: {key} holds {message}"):
+        ModelSpec.from_json(json.dumps(raw))
+
+
+def test_numbers_may_be_whole_and_values_absent():
+    raw = json.loads(GOOD.to_json()) | {"gsd_m": None, "mean": [0, 0, 1], "value_range": [0, 1000]}
+    spec = ModelSpec.from_json(json.dumps(raw))
+    assert (spec.gsd_m, spec.mean, spec.value_range) == (None, (0, 0, 1), (0, 1000))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", "null"], ids=repr)

@@ -288,6 +288,14 @@ def test_a_broken_checkpoint_is_refused(data, tmp_path, content):
         train(make_recipe(), data, tmp_path / "out", resume=True)
 
 
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"weights": 3, "step": 1}])
+def test_what_holds_something_else_is_no_checkpoint(data, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    torch.save(content, tmp_path / "out" / CHECKPOINT)
+    with pytest.raises(TrainingError, match="does not continue this recipe: "):
+        train(make_recipe(), data, tmp_path / "out", resume=True)
+
+
 def test_a_loss_that_explodes_stops_the_job(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "tilingseg.training.loop.segmentation_loss",

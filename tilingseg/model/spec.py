@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, get_args
+from math import inf
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tilingseg.errors import ModelError
 from tilingseg.records import to_json, tuples
@@ -79,18 +81,28 @@ class ModelSpec:
             raise ModelError(f"{n_classes} classes do not fit a uint8 mask; at most 254")
         if len(set(self.classes)) != n_classes:
             raise ModelError(f"class names repeat: {', '.join(self.classes)}")
+        if self.activation not in get_args(Activation):
+            raise ModelError(f"activation {self.activation!r} is not one of sigmoid, softmax")
+        self._refuse_numbers()
+
+    def _refuse_numbers(self) -> None:
+        n_bands, n_classes = len(self.bands), len(self.classes)
         if len(self.mean) != n_bands or len(self.std) != n_bands:
             raise ModelError(f"mean and std need one value for each of the {n_bands} bands")
-        if not all(value > 0 for value in self.std):
-            raise ModelError(f"std must be above 0, got {self.std}")
+        if not all(-inf < value < inf for value in self.mean):
+            raise ModelError(f"mean must be finite, got {self.mean}")
+        if not all(0 < value < inf for value in self.std):
+            raise ModelError(f"std must be above 0 and finite, got {self.std}")
         if len(self.thresholds) != n_classes:
             raise ModelError(f"thresholds need one value for each of the {n_classes} classes")
         if not all(0 < value < 1 for value in self.thresholds):
             raise ModelError(f"thresholds must lie between 0 and 1, got {self.thresholds}")
-        if self.activation not in get_args(Activation):
-            raise ModelError(f"activation {self.activation!r} is not one of sigmoid, softmax")
-        if self.gsd_m is not None and not self.gsd_m > 0:
-            raise ModelError(f"gsd_m must be above 0, got {self.gsd_m}")
+        if self.gsd_m is not None and not 0 < self.gsd_m < inf:
+            raise ModelError(f"gsd_m must be above 0 and finite, got {self.gsd_m}")
+        if self.value_range and not -inf < self.value_range[0] < self.value_range[1] < inf:
+            raise ModelError(f"value_range must be two rising numbers, got {self.value_range}")
+        if self.tile_size_px < 1:
+            raise ModelError(f"tile_size_px must be above 0, got {self.tile_size_px}")
 
     @property
     def n_outputs(self) -> int:
@@ -120,10 +132,32 @@ class ModelSpec:
         required = {name for name, f in known.items() if f.default is MISSING}
         if missing := sorted(required - set(raw)):
             raise ModelError(f"the model's spec lacks: {', '.join(missing)}")
-        try:
-            return cls(**{key: tuples(value) for key, value in raw.items()})
-        except TypeError as error:
-            raise ModelError(f"the model's spec has a value of the wrong type: {error}") from error
+        kinds = get_type_hints(cls)
+        return cls(**{key: _value(kinds[key], value, key) for key, value in raw.items()})
+
+
+def _value(kind: Any, raw: Any, key: str) -> Any:
+    """Turn a JSON value into the type of a field, or refuse it."""
+    options = get_args(kind)
+    if isinstance(kind, UnionType):
+        return None if raw is None else _value(options[0], raw, key)
+    if kind is Any:
+        return tuples(raw)
+    if get_origin(kind) is tuple and isinstance(raw, list):
+        kinds = options[:1] * len(raw) if options[-1] is Ellipsis else options
+        if len(kinds) == len(raw):
+            return tuple(_value(*item, key) for item in zip(kinds, raw, strict=True))
+    if kind is float:
+        fits = type(raw) in (int, float) and abs(raw) < inf
+    else:
+        fits = type(raw) is (str if get_origin(kind) is Literal else kind)
+    if fits:
+        return raw
+    names = {str: "text", int: "a whole number", float: "a finite number"}
+    raise ModelError(
+        f"the model's spec has a value of the wrong type: {key} holds {raw!r} where "
+        f"{names.get(kind, str(kind))} is needed"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

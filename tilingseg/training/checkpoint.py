@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tilingseg.model.spec import ModelSpec
 
 CHECKPOINT = "checkpoint.pt"
+_OF_OTHERS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""What comes of a file with another content."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,7 +105,7 @@ def load_checkpoint(path: Path, state: State) -> None:
     device = next(iter(state.averaged.values())).device
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+    except (*_OF_OTHERS, EOFError, UnpicklingError) as error:
         raise TrainingError(
             f"{path} is damaged or no checkpoint: begin anew in another folder"
         ) from error
@@ -118,7 +120,7 @@ def load_checkpoint(path: Path, state: State) -> None:
         state.best = content.get("best", {})
         if scaler := content.get("scaler"):
             state.scaler.load_state_dict(scaler)
-    except (RuntimeError, KeyError, ValueError) as error:
+    except _OF_OTHERS as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(f"{path} does not continue this recipe: {reason}") from error
 
