@@ -3,21 +3,23 @@ from collections import Counter
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from tilingseg.errors import VectorizeError
 from tilingseg.records import Georef, Shape
-from tilingseg.vectorize.areas import SMALL_SHAPE, AreaOptions, areas
+from tilingseg.vectorize.areas import SMALL_SHAPE, AreaOptions, areas, areas_across_corners
+from tilingseg.vectorize.diagonals import trace_diagonal
 from tilingseg.vectorize.trace import trace
 
 
 class Mask:
     classes = ("field", "water")
 
-    def __init__(self, mask, pixel_m=None):
+    def __init__(self, mask, pixel_m=None, probability=None):
         self.mask = np.asarray(mask, dtype=np.uint8)
+        self.probability = probability
         self.height, self.width = self.mask.shape
         self.georef = Georef(crs=None, transform=(1, 0, 0, 0, 1, 0), pixel_m=pixel_m)
 
@@ -25,7 +27,9 @@ class Mask:
         return self.mask[window.row : window.row_stop, window.col : window.col_stop]
 
     def read_probability(self, class_index, window):
-        return None
+        if self.probability is None:
+            return None
+        return self.probability[window.row : window.row_stop, window.col : window.col_stop]
 
 
 def blobs(seed, size=120):
@@ -74,6 +78,21 @@ def test_simplified_shapes_are_valid_near_and_all_there(seed, tolerance):
     assert count < shapely.get_num_coordinates(exact).sum()
     holes = [len(polygon.interiors) for polygon in exact]
     assert [len(polygon.interiors) for polygon in simple] == holes
+
+
+@settings(max_examples=20)
+@example(seed=9)
+@given(seed=st.integers(0, 10_000))
+def test_shapes_that_meet_in_corners_are_valid_together(seed):
+    noise = gaussian_filter(np.random.default_rng(seed).random((60, 60)), 0.7)
+    probability = np.rint(255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+    mask = Mask(probability >= 127.5, probability=probability)
+    groups = list(trace_diagonal(mask, 1))
+    found = [one.geometry for one in areas_across_corners(groups, mask, 0.5)]
+    assert shapely.is_valid(found).all()
+    assert [len(one.geoms) for one in found] == [len(group) for group in groups]
+    pixels = [shapely.MultiPolygon([shape.polygon for shape in group]) for group in groups]
+    assert shapely.hausdorff_distance(found, pixels).max() < 1
 
 
 @pytest.mark.parametrize("name", ["simplify_px", "min_area_m2"])

@@ -3,11 +3,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import shapely
+from scipy.ndimage import gaussian_filter
 from shapely import Polygon, box
 
 from tests.fakes import UTM
 from tilingseg.records import NODATA, Feature
-from tilingseg.vectorize.nodata import OVER_NODATA, keep_to_data
+from tilingseg.vectorize.layers import VectorOptions, polygons_of
+from tilingseg.vectorize.nodata import CUT_OFF, OVER_NODATA, keep_to_data
+from tilingseg.vectorize.trace import trace
 
 
 class ArrayMask:
@@ -39,7 +42,7 @@ def values():
 def kept(values, *polygons):
     left_out = Counter()
     features = [Feature(class_name="building", geometry=p, confidence=0.5) for p in polygons]
-    found = list(keep_to_data(features, ArrayMask(values), left_out))
+    found = list(keep_to_data(features, ArrayMask(values), 100, left_out))
     return [feature.geometry for feature in found], left_out
 
 
@@ -63,9 +66,29 @@ def test_what_lies_over_nodata_is_cut_off(values, polygon):
     assert found.equals(polygon.difference(empty))
 
 
-def test_of_a_polygon_that_falls_apart_the_largest_part_stays(values):
-    (found,), _ = kept(values, box(300, 290, 340, 400))
-    assert found.equals(box(300, 301, 340, 400))
+def test_of_a_polygon_that_falls_apart_every_large_part_stays(values):
+    found, left_out = kept(values, box(300, 290, 340, 400))
+    assert sorted(part.bounds for part in found) == [(300, 290, 340, 300), (300, 301, 340, 400)]
+    assert not left_out
+
+
+def test_small_parts_are_counted_and_the_largest_stays(values):
+    found, left_out = kept(values, box(300, 298, 340, 400), box(300, 299, 310, 303))
+    assert [part.bounds for part in found] == [(300, 301, 340, 400), (300, 301, 310, 303)]
+    assert left_out == {CUT_OFF: 2}
+
+
+def test_a_footprint_that_nodata_divides_is_found_in_all_its_parts():
+    rng = np.random.default_rng(176)  # one of them falls into 986 and 394 px
+    values = (gaussian_filter(rng.random((120, 120)), 5) > 0.5).astype(np.uint8)
+    values[gaussian_filter(rng.random((120, 120)), 2) > 0.53] = NODATA
+    mask, left_out = ArrayMask(values), Counter()
+    shapes = [shape for shape in trace(mask, 1) if shape.polygon.area >= 100]
+    found = list(polygons_of(shapes, mask, 0, 0.5, VectorOptions(workers=1), left_out))
+    cover = shapely.buffer(shapely.union_all([feature.geometry for feature in found]), 1)
+    missing = shapely.union_all([shape.polygon for shape in shapes]).difference(cover)
+    assert max(piece.area for piece in shapely.get_parts(missing)) < 16  # px², 4 m²
+    assert not left_out
 
 
 def test_a_polygon_of_which_nothing_is_left_is_counted(values):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 from itertools import compress, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
@@ -24,6 +24,9 @@ from tilingseg.vectorize.subpixel import SubpixelOutlines
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from tilingseg.records import MaskReader, Shape
 
@@ -79,32 +82,10 @@ def areas(
         their holes inside and apart, and vanish no more than exact ones do.
     """
     options = options or AreaOptions()
-    pixel_m = mask.georef.pixel_m or (1.0, 1.0)
-    min_area_px2 = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
-    fine: SubpixelOutlines | None = None
-    classes = mask.classes
-    iterator = iter(shapes)
-    while batch := list(islice(iterator, _BATCH)):
-        polygons = np.array([shape.polygon for shape in batch], dtype=np.object_)
-        is_large = shapely.area(polygons) >= min_area_px2
-        if left_out is not None and not is_large.all():
-            left_out[SMALL_SHAPE] += int((~is_large).sum())
-        large, polygons = list(compress(batch, is_large)), polygons[is_large]
-        tolerance_px = options.simplify_px
-        if options.threshold is not None and large and large[0].confidence is not None:
-            fine = fine or SubpixelOutlines(mask, large[0].value, options.threshold)
-            polygons = fine.of(polygons.tolist())
-            tolerance_px = max(tolerance_px, NEARLY_STRAIGHT_PX)
-        if tolerance_px:
-            # Topology-preserving: no ring crosses itself or another one.
-            polygons = shapely.simplify(polygons, tolerance_px, preserve_topology=True)
-        for shape, polygon in zip(large, polygons, strict=True):
-            yield Feature(
-                class_name=classes[shape.value - 1],
-                geometry=polygon,
-                confidence=shape.confidence,
-                last=shape.last,
-            )
+    for batch, polygons, tolerance_px in _outlined(shapes, mask, options, left_out):
+        simple = _simplified(polygons, tolerance_px)
+        for shape, polygon in zip(batch, simple, strict=True):
+            yield _feature(shape, polygon, mask)
 
 
 def areas_across_corners(
@@ -120,20 +101,73 @@ def areas_across_corners(
     Yields:
         Valid MultiPolygons in pixel coordinates, in the order of their groups.
     """
-    pixels: deque[list[float]] = deque()
+    sizes: deque[int] = deque()
 
     def members() -> Iterator[Shape]:
         for group in groups:
-            pixels.append([shape.polygon.area for shape in group])
+            sizes.append(len(group))
             yield from group
 
-    features = areas(members(), mask, AreaOptions(threshold=threshold))
-    for first in features:
-        weights = pixels.popleft()
-        parts = [first, *islice(features, len(weights) - 1)]
-        confidence = first.confidence
+    batches = _outlined(members(), mask, AreaOptions(threshold=threshold), None)
+    outlines = (
+        (*one, by) for batch, all_of, by in batches for one in zip(batch, all_of, strict=True)
+    )
+    for first in outlines:
+        group = [first, *islice(outlines, sizes.popleft() - 1)]
+        shapes = [shape for shape, _, _ in group]
+        # As one: parts that meet in a corner and are simplified one by one may cross there.
+        joined = _simplified(shapely.MultiPolygon([polygon for _, polygon, _ in group]), first[2])
+        confidence = shapes[0].confidence
         if confidence is not None:
-            known = [part.confidence or 0.0 for part in parts]
+            weights = [shape.polygon.area for shape in shapes]
+            known = [shape.confidence or 0.0 for shape in shapes]
             confidence = float(np.average(known, weights=weights))
-        outlines = shapely.get_parts([part.geometry for part in parts]).tolist()
-        yield replace(parts[-1], geometry=shapely.MultiPolygon(outlines), confidence=confidence)
+        geometry = shapely.MultiPolygon(shapely.get_parts(joined).tolist())
+        yield replace(_feature(shapes[-1], geometry, mask), confidence=confidence)
+
+
+def _outlined(
+    shapes: Iterable[Shape],
+    mask: MaskReader,
+    options: AreaOptions,
+    left_out: Counter[str] | None,
+) -> Iterator[tuple[list[Shape], NDArray[np.object_], float]]:
+    """Yield batches of shapes that are large enough.
+
+    Yields:
+        shapes: of a batch.
+        outlines: their polygons, at the threshold or along the pixel edges.
+        tolerance_px: how much they may be simplified.
+    """
+    pixel_m = mask.georef.pixel_m or (1.0, 1.0)
+    min_area_px2 = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
+    fine: SubpixelOutlines | None = None
+    iterator = iter(shapes)
+    while batch := list(islice(iterator, _BATCH)):
+        polygons = np.array([shape.polygon for shape in batch], dtype=np.object_)
+        is_large = shapely.area(polygons) >= min_area_px2
+        if left_out is not None and not is_large.all():
+            left_out[SMALL_SHAPE] += int((~is_large).sum())
+        large, polygons = list(compress(batch, is_large)), polygons[is_large]
+        tolerance_px = options.simplify_px
+        if options.threshold is not None and large and large[0].confidence is not None:
+            fine = fine or SubpixelOutlines(mask, large[0].value, options.threshold)
+            polygons = fine.of(polygons.tolist())
+            tolerance_px = max(tolerance_px, NEARLY_STRAIGHT_PX)
+        yield large, polygons, tolerance_px
+
+
+def _simplified(outlines: Any, tolerance_px: float) -> Any:
+    """Simplify geometries so that no ring crosses itself or another one of its geometry."""
+    if not tolerance_px:
+        return outlines
+    return shapely.simplify(outlines, tolerance_px, preserve_topology=True)
+
+
+def _feature(shape: Shape, geometry: BaseGeometry, mask: MaskReader) -> Feature:
+    return Feature(
+        class_name=mask.classes[shape.value - 1],
+        geometry=geometry,
+        confidence=shape.confidence,
+        last=shape.last,
+    )

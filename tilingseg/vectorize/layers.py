@@ -152,12 +152,16 @@ def polygons_of(
         building = BuildingOptions(
             regularize=options.regularize, threshold=threshold, workers=options.workers
         )
-        return keep_to_data(footprints(shapes, mask, building, left_out), mask, left_out)
+        x_m, y_m = mask.georef.pixel_m or (1.0, 1.0)
+        found = footprints(shapes, mask, building, left_out)
+        return keep_to_data(found, mask, building.min_area_m2 / (x_m * y_m), left_out)
     elif is_road(name):
-        from tilingseg.vectorize.roads import RoadOptions, road_polygons
+        from tilingseg.vectorize.roads import RoadOptions, ground_pixel, road_polygons
 
-        found = road_polygons(shapes, mask, RoadOptions(), left_out)
-        return keep_to_data(found, mask, left_out)
+        road = RoadOptions()
+        x_m, y_m = ground_pixel(mask.georef)
+        found = road_polygons(shapes, mask, road, left_out)
+        return keep_to_data(found, mask, road.min_area_m2 / (x_m * y_m), left_out)
     else:
         return areas(shapes, mask, AreaOptions(threshold=threshold), left_out)
 

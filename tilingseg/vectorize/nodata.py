@@ -29,19 +29,21 @@ if TYPE_CHECKING:
     from tilingseg.records import Feature, MaskReader
 
 OVER_NODATA = "polygons that nodata has cut away"
+CUT_OFF = "parts below the minimum area that nodata has cut off polygons"
 _BLOCK_PX = 512
 _ROWS_KEPT = 3
 
 
 def keep_to_data(
-    features: Iterable[Feature], mask: MaskReader, left_out: Counter[str]
+    features: Iterable[Feature], mask: MaskReader, min_area_px: float, left_out: Counter[str]
 ) -> Iterator[Feature]:
-    """Cut off what lies over nodata; of a polygon that falls apart the largest part stays.
+    """Cut off what lies over nodata; of a polygon that falls apart every part is a feature.
 
     Args:
         features: valid polygons in pixel coordinates.
         mask: that they were made from.
-        left_out: counts the polygons of which nothing is left.
+        min_area_px: smaller parts are left out, px², but for the largest of each polygon.
+        left_out: counts the polygons of which nothing is left, and the parts that are left out.
     """
     blocks = _Blocks(mask)
     for feature in features:
@@ -52,11 +54,16 @@ def keep_to_data(
         if geometry is feature.geometry:
             yield feature
             continue
-        largest = max(shapely.get_parts(geometry), key=lambda part: part.area, default=geometry)
-        if largest.area > 0:
-            yield replace(feature, geometry=largest)
-        else:
+        parts = [part for part in shapely.get_parts(geometry) if part.area > 0]
+        if not parts:
             left_out[OVER_NODATA] += 1
+            continue
+        enough = min(min_area_px, max(part.area for part in parts))
+        kept = [part for part in parts if part.area >= enough]
+        if len(kept) < len(parts):
+            left_out[CUT_OFF] += len(parts) - len(kept)
+        for part in kept:
+            yield replace(feature, geometry=part)
 
 
 class _Blocks:
