@@ -1,10 +1,11 @@
 import errno
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tilingseg.atomic import whole, write_whole
-from tilingseg.errors import OutputError
+from tilingseg.errors import BusyError, OutputError
 
 
 def names(folder):
@@ -80,6 +81,28 @@ def test_a_file_that_has_the_name_of_unfinished_outputs_is_not_removed(tmp_path)
         pass
     assert names(tmp_path) == ["mask.tif.part"]
     assert (tmp_path / "mask.tif.part").read_text() == "a download"
+
+
+def test_of_two_who_write_a_file_at_once_the_second_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tilingseg.atomic.PATIENCE_S", 0.2)
+    path = tmp_path / "mask.tif"
+    with whole(path) as part:
+        part.write_text("first ")
+        refused = pytest.raises(BusyError, match=r"another process is writing .*mask\.tif")
+        with refused, whole(path) as other:
+            other.write_text("second")
+        with part.open("a") as file:
+            file.write("and whole")
+    assert path.read_text() == "first and whole"
+    assert names(tmp_path) == ["mask.tif"]
+
+
+def test_many_who_write_a_small_file_wait_for_each_other(tmp_path):
+    texts = [str(number) * 1000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_whole(tmp_path / "a.json", text), texts))
+    assert (tmp_path / "a.json").read_text() in texts
+    assert names(tmp_path) == ["a.json"]
 
 
 def test_a_folder_replaces_a_folder(tmp_path):

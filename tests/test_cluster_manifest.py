@@ -36,6 +36,9 @@ class TestPaths:
     def test_keep_their_order_and_appear_once(self, files):
         assert names(files / "b.tif", files / "a.tif", files / "b.tif") == ["b", "a"]
 
+    def test_that_differ_in_vowel_signs_have_names_that_do(self, files):
+        assert names(files / "की.tif", files / "का+1.tif") == ["की", "का+1"]
+
     def test_patterns_are_sorted_and_may_go_deep(self, files):
         assert names(files / "*.tif") == ["a", "b"]
         assert names(files / "**" / "*.tif") == ["a", "b", "c"]

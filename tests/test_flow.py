@@ -280,9 +280,31 @@ class TestFilesOfTheUser:
         run(tmp_path / "a.tif", tmp_path / "out", options=options_for(model))
         before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         options = options_for(model, overwrite=overwrite)
-        with pytest.raises(OutputError, match="results of another scene, a; give each scene"):
+        with pytest.raises(
+            OutputError, match=r"results of another scene, .*a\.tif; give each scene"
+        ):
             run(tmp_path / "b.tif", tmp_path / "out", options=options)
         assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    @pytest.mark.parametrize("pair", [("a b.tif", "a_b.tif"), ("a.tif", "a.TIFF")])
+    def test_the_results_of_another_scene_that_gets_the_same_name_stay(self, tmp_path, model, pair):
+        for name in pair:
+            make_geotiff(tmp_path / name, smooth_noise(90, 80))
+        out = tmp_path / "out"
+        run(tmp_path / pair[0], out, options=options_for(model))
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        options = options_for(model, overwrite=True)
+        with pytest.raises(OutputError, match=rf"of another scene, .*{pair[0]}; give each scene"):
+            run(tmp_path / pair[1], out, options=options)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    def test_the_results_of_a_scene_that_has_moved_are_replaced(self, tmp_path, model):
+        path = make_geotiff(tmp_path / "a.tif", smooth_noise(90, 80))
+        run(path, tmp_path / "out", options=options_for(model))
+        (tmp_path / "new").mkdir()
+        moved = path.rename(tmp_path / "new" / "a.tif")
+        report = run(moved, tmp_path / "out", options=options_for(model, overwrite=True))
+        assert report.scene == str(moved)
 
 
 class TestOverwriting:

@@ -11,8 +11,8 @@ from tilingseg import flow
 from tilingseg.errors import PlanError
 from tilingseg.job import RunOptions
 from tilingseg.mask_flow import VectorizeOptions, vectorize
-from tilingseg.output_folder import VECTOR_SUFFIXES, OutputOptions
-from tilingseg.vectorize.layers import VectorOptions
+from tilingseg.output_folder import VECTOR_SUFFIXES, OutputFolder, OutputOptions
+from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 ALONE = VectorOptions(workers=1)
 ODD = {
@@ -21,6 +21,8 @@ ODD = {
     "C:\\roof; 'red' \"tile\"?": "C_roof_red_tile",
     "Straße\nnach Süden!": "Straße_nach_Süden",
     "***": "layer",
+    "की": "की",
+    "का": "का",
 }
 """Names of classes, and what their files are called."""
 ALIKE = [
@@ -34,9 +36,9 @@ ALIKE = [
 
 @pytest.fixture(scope="module")
 def mask(tmp_path_factory):
-    """A block of each of five classes."""
-    values = np.zeros((1, 60, 120), np.uint8)
-    for value in range(1, 6):
+    """A block of each of the classes of `ODD`."""
+    values = np.zeros((1, 60, 160), np.uint8)
+    for value in range(1, len(ODD) + 1):
         values[0, 10:40, value * 20 - 10 : value * 20 + 5] = value
     return make_geotiff(tmp_path_factory.mktemp("mask") / "m.tif", values)
 
@@ -101,6 +103,18 @@ def test_classes_that_would_share_a_file_are_refused_before_anything_is_done(
     with pytest.raises(PlanError, match="would both write"):
         vectorize(pair, tmp_path / "out", options=of(classes, ("geojson",)))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_killed_writers_left_of_an_output_is_not_in_the_way(scene, tmp_path):
+    options = model_options(tmp_path, ("x", "y"), ("cog", "zarr", "geojson"))
+    folder = OutputFolder(path=tmp_path / "out", scene="s")
+    for path in folder.files(layer_names(("x", "y"), (0, 1)), options.outputs):
+        unfinished = path.with_name(path.name + ".part")
+        unfinished.mkdir(parents=True)
+        (unfinished / path.name).write_text("half")
+    report = flow.run(scene, folder.path, options=options)
+    assert all(folder.path.joinpath(path).exists() for _, path in report.outputs)
+    assert not folder.report.with_name("run.json.part").exists()
 
 
 def test_such_classes_are_no_trouble_alone_or_as_rasters(scene, tmp_path):

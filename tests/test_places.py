@@ -1,6 +1,10 @@
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from tilingseg.atomic import write_whole
 from tilingseg.errors import DependencyError, OutputError
@@ -12,6 +16,7 @@ from tilingseg.places import (
     plain_name,
     refusals,
     remove,
+    safe_name,
     unsigned,
     upload,
 )
@@ -78,10 +83,21 @@ def test_names_that_gdal_understands_have_one_spelling_of_their_file(tmp_path):
         ("Straße", "Straße"),
         ("u\N{COMBINING DIAERESIS}", "ü"),
         ("*", "class"),
+        ("काठमांडू", "काठमांडू"),
+        ("กรุงเทพ 2", "กรุงเทพ_2"),
+        ("a \N{COMBINING DIAERESIS}b", "a_b"),
+        ("\N{HOUSE BUILDING}\N{VARIATION SELECTOR-16}", "class"),
     ],
 )
 def test_any_text_becomes_a_name_for_files(text, plain):
     assert plain_name(text, "class") == plain
+
+
+@given(st.text())
+def test_names_without_marks_are_as_they_were(text):
+    assume(not any(unicodedata.category(char)[0] == "M" for char in text))
+    assert safe_name(text) == re.sub(r"[^\w.-]+", "_", text)
+    assert safe_name(text, "+") == re.sub(r"[^\w.\-+]+", "_", text)
 
 
 @pytest.mark.parametrize(

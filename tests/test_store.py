@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,33 @@ def test_creating_starts_anew(folder_of_outputs, plan):
     anew = WorkStore.create(folder_of_outputs / "work", plan, SCALING)
     assert anew.completed() == {}
     assert (anew.read_mask(plan.grid.scene_window) == NODATA).all()
+
+
+def test_a_store_whose_removal_was_killed_is_none(tmp_path, plan, monkeypatch):
+    folder = tmp_path / "work"
+    store = WorkStore.create(folder, plan, SCALING)
+    write_noise(store, plan.grid.scene_window)
+    store.complete(plan.grid.scene_window, REPORT)
+
+    def killed(path, **_):
+        if Path(path).exists():  # a file system may begin with any file
+            (Path(path) / "pixels.zarr" / "mask" / "c" / "0" / "0").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            WorkStore.create(folder, plan, SCALING)
+    assert WorkStore.resume(folder, plan) is None
+    assert WorkStore.create(folder, plan, SCALING).completed() == {}
+
+
+@pytest.mark.parametrize("name", ["pixels.zarr/zarr.json", "pixels.zarr/mask/zarr.json"])
+def test_a_store_without_its_pixels_is_refused(folder_of_outputs, plan, name):
+    WorkStore.create(folder_of_outputs / "work", plan, SCALING)
+    (folder_of_outputs / "work" / name).unlink()
+    with pytest.raises(PlanError, match="no readable work store .*--no-resume"):
+        WorkStore.resume(folder_of_outputs / "work", plan)
 
 
 def test_a_completion_record_appears_after_the_pixels_are_flushed(tmp_path, plan, monkeypatch):

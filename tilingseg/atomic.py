@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError
-from tilingseg.places import is_remote, move, refusals, why
+from tilingseg.folder_lock import PATIENCE_S, alone_with
+from tilingseg.places import is_remote, move, refusals, remove, why
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,46 +91,44 @@ def whole(path: Path) -> Iterator[Path]:
 
     It has the name of `path`, in the folder `path.name + ".part"`, where its writer may leave what
     it likes beside it. That folder is removed, also the one that an earlier, killed process left,
-    and nothing else: names that begin alike are those of other people's files. An existing `path`
-    stays until its successor is whole.
+    and nothing else: names that begin alike are those of other people's files. One that is at work
+    there is waited for. An existing `path` stays until its successor is whole.
 
     Raises:
+        BusyError: another process is writing it, and does not end soon.
         OutputError: the file system refused; `path` is as it was before.
     """
-    try:
-        _remove_parts(path)
-        part = _folder_beside(path) / path.name
-        yield part
-        _flush(part)
-        put_in_place(part, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # the first error is the one to report
-            _remove_parts(path)
-
-
-def _folder_beside(path: Path) -> Path:
     folder = path.with_name(path.name + ".part")
     try:
-        folder.mkdir()
-    except FileExistsError as error:
-        raise OutputError(
-            f"cannot write {path}: {folder} is in the way, which is not of an unfinished output; "
-            "move it"
-        ) from error
-    return folder
+        with alone_with(folder, PATIENCE_S):
+            try:
+                for leftover in folder.iterdir():
+                    remove(leftover)
+                _remove_folder(_aside(path))
+                part = folder / path.name
+                yield part
+                _flush(part)
+                put_in_place(part, path)
+            finally:
+                with suppress(OSError):  # the first error is the one to report
+                    _remove_folder(folder)
+                    _remove_folder(_aside(path))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _remove_parts(path: Path) -> None:
-    for suffix in (".part", ".part.old"):
-        leftover = path.with_name(path.name + suffix)
-        if leftover.is_dir():
-            _remove_folder(leftover)
+def _aside(path: Path) -> Path:
+    """Return where a folder waits while its successor takes its place."""
+    return path.with_name(path.name + ".part.old")
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a folder in which threads of a writer that failed, such as Zarr, may still write."""
+    """Remove a folder in which threads of a writer that failed, such as Zarr, may still write.
+
+    What has its name and is no folder, or nothing, is left alone.
+    """
+    if not folder.is_dir():
+        return
     for tries_left in reversed(range(_TRIES)):
         try:
             shutil.rmtree(folder)
@@ -162,7 +161,7 @@ def put_in_place(part: Path, path: Path) -> None:
         part.replace(path)
         return
     # No system call exchanges two folders everywhere: the old one steps aside first.
-    aside = path.with_name(path.name + ".part.old")
+    aside = _aside(path)
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed in here
     path.rename(aside)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilingseg.errors import OutputError, PlanError
-from tilingseg.places import is_remote, place, plain_name, refusals, upload, why
+from tilingseg.places import is_remote, place, plain_name, refusals, unsigned, upload, why
 from tilingseg.vectorize.layers import VectorOptions, layer_names
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class OutputFolder:
                 and `overwrite` is off.
         """
         self.make()
-        self._refuse_other_scene()
+        self._refuse_other_scene(plan.scene.uri)
         layers = layer_names(plan.model.spec.classes, plan.model.class_indexes)
         files = self.files(layers, options)
         if not overwrite:
@@ -173,18 +173,23 @@ class OutputFolder:
         if not (self.work / "plan.json").exists():
             _refuse_standing([self.report])
 
-    def _refuse_other_scene(self) -> None:
-        """Refuse a folder whose report tells of another scene: its results would be removed."""
+    def _refuse_other_scene(self, uri: str) -> None:
+        """Refuse a folder whose report tells of another scene: its results would be removed.
+
+        A scene may have moved since, but not be another file that gets the same name.
+        """
         try:
             text = self.report.read_text(encoding="utf-8")
-            earlier = json.loads(text)["plan"]["scene"]["name"]
+            scene = json.loads(text)["plan"]["scene"]
+            name, earlier = scene["name"], scene["uri"]
+            is_same = name == self.scene and _file_name(earlier) == _file_name(uri)
         except FileNotFoundError:
             return
-        except refusals(ValueError, KeyError, TypeError) as error:
+        except refusals(ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(
                 f"{self.report} exists and is no report of a run; choose another folder"
             ) from error
-        if earlier != self.scene:
+        if not is_same:
             raise OutputError(
                 f"{self.path} holds the results of another scene, {earlier}; give each scene a "
                 "folder of its own, as `tilingseg batch` does"
@@ -283,13 +288,19 @@ class OutputFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 # left where a complete run was killed while it cleaned up
                 shutil.rmtree(self.work.with_name(self.work.name + ".part"), ignore_errors=True)
-            probe = self.path / "run.json.part"
+            probe = self.path / ".probe"  # an output that was half written may have any other name
             probe.touch()
             probe.unlink(missing_ok=True)  # others may look at the same time
         except refusals() as error:
             raise OutputError(
                 f"the output folder {self.path} cannot be written: {why(error)}"
             ) from error
+
+
+def _file_name(uri: str) -> str:
+    """Return the last part of a path or URL, with what is asked for behind it."""
+    base, mark, query = unsigned(uri).partition("?") if "://" in uri else (uri, "", "")
+    return base.replace("\\", "/").rstrip("/").rpartition("/")[2] + mark + query
 
 
 def _refuse_standing(paths: Iterable[Path]) -> None:

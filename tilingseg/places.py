@@ -94,8 +94,32 @@ def plain_name(text: str, otherwise: str) -> str:
         text: what it comes from, such as a class name of somebody's model.
         otherwise: the name where nothing is left of it.
     """
-    plain = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text))
-    return plain.strip("_.") or otherwise
+    return safe_name(unicodedata.normalize("NFC", text)).strip("_.") or otherwise
+
+
+def safe_name(text: str, also: str = "") -> str:
+    """Put `_` for all but letters with their marks, digits, `_`, `.` and `-`.
+
+    In many scripts vowels are marks, and words differ in nothing else. Letters with marks are
+    spelled in one way, which file systems and keyboards do not do.
+
+    Args:
+        text: what it comes from.
+        also: further characters that stay.
+    """
+    if any(map(_is_mark, text)):
+        text = unicodedata.normalize("NFC", text)
+    kept, gap = [""], " "
+    for char in text:
+        is_on_letter = _is_mark(char) and (kept[-1].isalnum() or _is_mark(kept[-1]))
+        stays = char.isalnum() or char in "_.-" + also or is_on_letter
+        if stays or kept[-1] != gap:
+            kept.append(char if stays else gap)
+    return "".join(kept).replace(gap, "_")
+
+
+def _is_mark(char: str) -> bool:
+    return char != "" and unicodedata.category(char)[0] == "M"
 
 
 def unsigned(uri: str) -> str:

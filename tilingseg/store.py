@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.errors import BaseZarrError
 
 from tilingseg.atomic import write_shared, write_whole
 from tilingseg.errors import OutputError, PlanError
@@ -62,14 +63,23 @@ class WorkStore:
     """Masks and probabilities of one run, with its completion records."""
 
     def __init__(self, folder: Path, plan: RunPlan, scaling: Scaling) -> None:
-        """Open an existing store; use `create` or `resume` to get one."""
+        """Open an existing store; use `create` or `resume` to get one.
+
+        Raises:
+            PlanError: its pixels are damaged or gone.
+        """
         self.folder = folder
         self.plan = plan
         self.scaling = scaling
         # Zarr takes as long to see whether a chunk is empty as to compress it; `write` knows.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            group = zarr.open_group(**zarr_root(folder / "pixels.zarr"), mode="r+")
-            mask, probability = group["mask"], group.get("probability")
+        try:
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                group = zarr.open_group(**zarr_root(folder / "pixels.zarr"), mode="r+")
+                mask, probability = group["mask"], group.get("probability")
+        except refusals(BaseZarrError, KeyError, ValueError) as error:
+            raise PlanError(
+                f"{folder} is no readable work store ({why(error)}); start anew with --no-resume"
+            ) from error
         assert isinstance(mask, zarr.Array)
         assert probability is None or isinstance(probability, zarr.Array)
         self._mask, self._probability = mask, probability
@@ -97,7 +107,7 @@ class WorkStore:
             OutputError: the folder cannot be written.
         """
         try:
-            remove(folder)
+            _remove_store(folder)
             if not is_remote(folder):
                 for name in ("done", "views"):
                     (folder / name).mkdir(parents=True)
@@ -303,15 +313,8 @@ class WorkStore:
         return path.read_text(encoding="utf-8") if path.exists() else None
 
     def remove(self) -> None:
-        """Delete the store; half of one is never taken for a whole one."""
-        if is_remote(self.folder):
-            (self.folder / "plan.json").unlink(missing_ok=True)  # without it, it is no store
-            remove(self.folder)
-            return
-        aside = self.folder.with_name(self.folder.name + ".part")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        """Delete the store."""
+        _remove_store(self.folder)
 
     def _refused(self, error: BaseException) -> OutputError:
         return OutputError(
@@ -337,6 +340,21 @@ class WorkStore:
                 ]
                 for path in paths:
                     _sync(path)
+
+
+def _remove_store(folder: Path) -> None:
+    """Delete what stands there; half of a store is never taken for a whole one."""
+    if is_remote(folder):
+        (folder / "plan.json").unlink(missing_ok=True)  # without it, it is no store
+        remove(folder)
+        return
+    aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        remove(folder)
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from tests.contracts import assert_same_bits, read_whole, some_windows
 from tests.readers.test_geotiff import oracle_weights, random_pixels, write
 from tilingseg.errors import SceneError
 from tilingseg.readers import open_scene
+from tilingseg.readers.source import scene_name
 
 DATA = Path(
     os.environ.get("TILINGSEG_DATA") or Path(__file__).parents[3] / "shared" / "data"
@@ -159,3 +160,18 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
     )
     # 805 MB pass through; GDAL may keep 256 MB of them.
     assert int(done.stdout) < 400
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("https://host/a/scene.ome.tif?key=1", "scene"),
+        ("/maps/north 1.zarr.zip", "north_1"),
+        ("/maps/काठमांडू.tif", "काठमांडू"),
+        ("/maps/กรุงเทพ.tif", "กรุงเทพ"),
+        ("/maps/Ko\N{COMBINING DIAERESIS}ln.tif", "Köln"),
+        ("/maps/\N{ANGSTROM SIGN}.tif", "\N{ANGSTROM SIGN}"),
+    ],
+)
+def test_results_are_named_after_the_scene(uri, name):
+    assert scene_name(uri) == name

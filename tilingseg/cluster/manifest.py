@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilingseg.errors import DependencyError, SceneError
-from tilingseg.places import absolute
+from tilingseg.places import absolute, safe_name
 from tilingseg.request import scene_key
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _entry(uri: str, folder: Path | None = None, name: str | None = None) -> Sce
 
 def _safe(name: str) -> str:
     """Leave out what cannot be in the name of a folder."""
-    return re.sub(r"[^\w.\-+]+", "_", name).lstrip(".") or "scene"
+    return safe_name(name, "+").lstrip(".") or "scene"
 
 
 def _text(path: Path) -> str:

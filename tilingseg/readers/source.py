@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tilingseg.errors import SceneError
+from tilingseg.places import safe_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,7 +165,7 @@ def scene_name(uri: str) -> str:
     stem = stem[:-4] if stem.lower().endswith(".zarr.zip") else stem
     stem = PurePosixPath(stem).stem
     stem = stem[:-4] if stem.lower().endswith(".ome") else stem
-    return re.sub(r"[^\w.-]+", "_", stem).strip("_.") or "scene"
+    return safe_name(stem).strip("_.") or "scene"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
