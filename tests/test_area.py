@@ -1,5 +1,6 @@
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import shapely
 from hypothesis import given
@@ -41,7 +42,7 @@ def test_a_box_is_in_pixels_of_the_file_where_they_were_resampled(tmp_path):
     half = Georef(crs=None, transform=(2, 0, 0, 0, 2, 0), pixel_m=(5e-7, 5e-7))
     scene = ArrayReader(PIXELS, georef=half).scene
     assert area_from_box(scene, (100, 60, 140, 100)).bounds == (50, 30, 70, 50)
-    frame = geopandas.GeoDataFrame(geometry=[shapely.box(100, 60, 140, 100)], crs="EPSG:3857")
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(100, 60, 140, 100)], crs="EPSG:4326")
     frame.to_file(tmp_path / "a.geojson")
     assert area_from_file(scene, tmp_path / "a.geojson").bounds == (50, 30, 70, 50)
 
@@ -128,6 +129,38 @@ class TestFile:
         assert area.symmetric_difference(shapely.box(20, 10, 60, 30)).area < 1e-6
 
     @pytest.mark.parametrize(
+        "parts",
+        [[(179.9996, 180), (-180, -179.9996)], [(179.9996, 180.0004)], [(-180.0004, -179.9996)]],
+    )
+    @pytest.mark.parametrize(
+        ("crs", "middle"),
+        [("EPSG:3857", 20_037_508.342789244), ("EPSG:3395", -20_037_508.342789244)],
+    )
+    def test_at_the_date_line_is_one_on_maps_that_run_on(self, tmp_path, parts, crs, middle):
+        south, north = -17.6793, -17.6790
+        boxes = [shapely.box(west, south, east, north) for west, east in parts]
+        path = self.write(tmp_path / "a.geojson", boxes, "EPSG:4326")
+        y = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(0, north)[1]
+        transform = (2.0, 0.0, middle - 80, 0.0, -2.0, y + 20)
+        georef = Georef(crs=crs, transform=transform, pixel_m=(1.9, 1.9))
+        area = area_from_file(ArrayReader(PIXELS, georef=georef).scene, path)
+        metres = 0.0004 * 20_037_508.342789244 / 180
+        expected = (40 - metres / 2, 10, 40 + metres / 2)
+        assert area.bounds[:3] == pytest.approx(expected, abs=1e-3)
+        assert area.area == pytest.approx(metres * (area.bounds[3] - 10), rel=1e-4)
+
+    def test_on_a_map_is_refused_where_the_scene_is_on_none(self, tmp_path):
+        degrees = [shapely.box(13.4, 52.5, 13.41, 52.51)]
+        for path in (
+            self.write(tmp_path / "a.gpkg", degrees, "EPSG:4326"),
+            self.write(tmp_path / "a.geojson", degrees, "EPSG:3857"),
+        ):
+            with pytest.raises(PlanError, match=r"a\.\w+ has the CRS 'WGS 84.*pixels"):
+                area_from_file(PLAIN, path)
+        path = self.write(tmp_path / "b.geojson", [shapely.box(3, 5, 7, 11)], "EPSG:4326")
+        assert area_from_file(PLAIN, path).bounds == (3, 5, 7, 11)
+
+    @pytest.mark.parametrize(
         ("west", "box", "columns"),
         [(350.0, (-5, 0, -3, 5), (20, 28)), (-10.0, (355, 0, 357, 5), (20, 28))],
     )
@@ -141,7 +174,7 @@ class TestFile:
         bows = [
             shapely.Polygon([(x, 0), (x + 40, 40), (x + 40, 0), (x, 40.5)]) for x in (5, 12, 13.7)
         ]
-        area = area_from_file(PLAIN, self.write(tmp_path / "a.gpkg", bows))
+        area = area_from_file(PLAIN, self.write(tmp_path / "a.geojson", bows, "EPSG:4326"))
         assert area.is_valid
         assert 1000 < area.area < 60 * 80
 

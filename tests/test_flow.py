@@ -187,6 +187,13 @@ class TestAreaOfInterest:
             assert np.array_equal(part.read(1), whole[200:500, 200:600])
         assert report.n_tiles_outside > 0
 
+    def test_says_where_it_was_taken_for_pixels(self, tmp_path, model):
+        path = make_geotiff(tmp_path / "a.tif", smooth_noise(90, 80), crs=None)
+        for name, more in (("whole", {}), ("part", {"box": (10, 20, 40, 60)})):
+            notes = run(path, tmp_path / name, options=options_for(model, **more)).notes
+            told = "the area of interest is in pixels, as the scene has no CRS" in notes
+            assert told == (name == "part")
+
 
 class TestReport:
     def test_counts_everything(self, tmp_path, model, scene, pixels):

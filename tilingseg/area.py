@@ -23,7 +23,8 @@ from tilingseg.grid import Window
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from geopandas import GeoSeries
+    import pyproj
+    from geopandas.array import GeometryArray
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
@@ -59,7 +60,8 @@ def area_from_file(scene: Scene, path: Path) -> BaseGeometry:
     """Return the area of all polygons of a vector file, brought to the scene's CRS.
 
     Raises:
-        PlanError: the file cannot be read, holds no polygon, or lies outside the scene.
+        PlanError: the file cannot be read, holds no polygon, is a map of a scene that is none, or
+            lies outside the scene.
     """
     # A third of the start of a run, which most runs have no use for.
     import geopandas
@@ -75,13 +77,16 @@ def area_from_file(scene: Scene, path: Path) -> BaseGeometry:
     shapes = frame.geometry[frame.geom_type.isin(["Polygon", "MultiPolygon"])]
     if shapes.empty:
         raise PlanError(f"the area of interest {path} holds no polygon")
-    if not _is_finite(shapes):
+    if not _is_finite(shapes.array):
         raise PlanError(f"the area of interest {path} has coordinates that are no finite numbers")
-    if scene.georef.crs is not None:
-        if shapes.crs is None:
-            raise PlanError(f"the area of interest {path} has no CRS; write it with one")
-        shapes = _to_scene_crs(shapes, scene, path)
-    return _in_scene(shapes.make_valid().union_all(), scene, str(path))
+    geometry = shapes.make_valid().union_all()
+    if scene.georef.crs is None:
+        _refuse_map(path, shapes.crs)
+    elif shapes.crs is None:
+        raise PlanError(f"the area of interest {path} has no CRS; write it with one")
+    else:
+        geometry = _to_scene_crs(geometry, shapes.crs, scene, path)
+    return _in_scene(geometry, scene, str(path))
 
 
 def area_window(area: BaseGeometry, scene: Scene) -> Window:
@@ -122,36 +127,56 @@ def area_mask(area: BaseGeometry | None, window: Window) -> NDArray[np.bool_] | 
     return inside if inside.any() else None
 
 
-def _to_scene_crs(shapes: GeoSeries, scene: Scene, path: Path) -> GeoSeries:
+def _refuse_map(path: Path, crs: pyproj.CRS | None) -> None:
+    """Refuse an area that lies on the Earth, as the scene does not.
+
+    GeoJSON cannot say that it holds pixels: it has longitudes and latitudes where it says nothing.
+    """
+    import pyogrio
+
+    by_default = crs == "EPSG:4326" and "GeoJSON" in pyogrio.read_info(path)["driver"]
+    if crs is not None and not by_default:
+        raise PlanError(
+            f"the area of interest {path} has the CRS {crs.name!r}, and the scene has none; write "
+            "it in pixels of the scene, without a CRS"
+        )
+
+
+def _to_scene_crs(
+    geometry: BaseGeometry, crs: pyproj.CRS, scene: Scene, path: Path
+) -> BaseGeometry:
+    from pyproj import Transformer
     from pyproj.exceptions import ProjError
 
+    # Longitudes go on past 180°: there are scenes that lie across the date line.
+    on_past = bool(crs.is_geographic)
     try:
+        to_file = Transformer.from_crs(scene.georef.crs, crs, always_xy=True, force_over=on_past)
         # Far from the scene its CRS may lead anywhere: what lies there must not come along.
-        near = _around(scene, shapes)
-        shapes = shapes if near is None else shapes.make_valid().intersection(near)
-        brought = shapes.to_crs(scene.georef.crs)
+        if (near := _around(scene, to_file)) is None:
+            on_past = False
+        else:
+            geometry = (_all_turns(geometry) if on_past else geometry).intersection(near)
+        to_scene = Transformer.from_crs(crs, scene.georef.crs, always_xy=True, force_over=on_past)
+        brought = shapely.transform(
+            geometry, lambda xy: np.column_stack(to_scene.transform(xy[:, 0], xy[:, 1]))
+        )
     except ProjError as error:
-        raise PlanError(
-            f"cannot bring {path} from {shapes.crs} to {scene.georef.crs}: {error}"
-        ) from error
+        raise PlanError(f"cannot bring {path} from {crs} to {scene.georef.crs}: {error}") from error
     if not _is_finite(brought):
         raise PlanError(
             f"{path} reaches where {scene.georef.crs} has no coordinates; cut it to the scene"
         )
-    return brought
+    return shapely.make_valid(brought)
 
 
-def _around(scene: Scene, shapes: GeoSeries) -> BaseGeometry | None:
-    """Return the scene's surroundings in the CRS of shapes; None: they are no box there."""
-    import pyproj
-
-    to_shapes = pyproj.Transformer.from_crs(scene.georef.crs, shapes.crs, always_xy=True)
-    west, south, east, north = to_shapes.transform_bounds(*_bounds(scene))
+def _around(scene: Scene, to_file: pyproj.Transformer) -> BaseGeometry | None:
+    """Return the scene's surroundings in the CRS of an area; None: they are no box there."""
+    west, south, east, north = to_file.transform_bounds(*_bounds(scene))
     if not np.isfinite((west, south, east, north)).all() or west >= east:
-        return None  # beyond the reach of the CRS, or across the date line
+        return None  # beyond the reach of the CRS, or across the date line beside a pole
     dx, dy = east - west, north - south
-    near = shapely.box(west - dx, south - dy, east + dx, north + dy)
-    return _all_turns(near) if shapes.crs.is_geographic else near
+    return shapely.box(west - dx, south - dy, east + dx, north + dy)
 
 
 def _all_turns(geometry: BaseGeometry) -> BaseGeometry:
@@ -160,8 +185,8 @@ def _all_turns(geometry: BaseGeometry) -> BaseGeometry:
     return shapely.union_all(turned)
 
 
-def _is_finite(shapes: GeoSeries) -> bool:
-    return bool(np.isfinite(shapely.get_coordinates(shapes.array)).all())
+def _is_finite(geometry: BaseGeometry | GeometryArray) -> bool:
+    return bool(np.isfinite(shapely.get_coordinates(geometry)).all())
 
 
 def _in_scene(geometry: BaseGeometry, scene: Scene, what: str) -> BaseGeometry:

@@ -237,8 +237,10 @@ def _report(store: WorkStore, results: Results, n_resumed: int) -> RunReport:
     for region in regions:
         seconds.update(dict(region.seconds))
     seconds.update(results.seconds)
+    in_pixels = plan.area_wkt is not None and plan.scene.georef.crs is None
     notes = (
         *plan.scene.notes,
+        *(["the area of interest is in pixels, as the scene has no CRS"] * in_pixels),
         f"tiles are {'stitched exactly' if plan.tiling.stitching == 'exact' else 'blended'}: "
         f"{plan.tiling.reason}",
         f"values are scaled by {store.scaling.source}",

@@ -97,10 +97,18 @@ def test_a_crs_is_named_by_its_authority_where_it_fits():
     assert CRS(locate(own.to_wkt(), transform, (10, 10), NONE, "x").crs) == own
 
 
-@pytest.mark.parametrize("crs", ['LOCAL_CS["site grid",UNIT["metre",1]]', "nonsense"])
+@pytest.mark.parametrize("crs", ['LOCAL_CS["site grid",UNIT["metre",1]]', "EPSG:4978", "nonsense"])
 def test_a_crs_off_the_earth_is_refused_with_the_way_out(crs):
     with pytest.raises(SceneError, match=r"cannot be placed on the Earth; assign .* or remove it"):
         locate(crs, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), (10, 10), NONE, "scene.tif")
+
+
+@pytest.mark.parametrize("steps", [(0.5, 0.0, 0.0, 0.0), (1.0, 2.0, 2.0, 4.0)])
+def test_pixels_without_an_area_are_refused(steps):
+    a, b, d, e = steps
+    with pytest.raises(SceneError, match=r"scene\.tif has pixels without an area"):
+        locate("EPSG:32633", (a, b, 5e5, d, e, 5e6), (10, 10), NONE, "scene.tif")
+    assert locate(None, (a, b, 5e5, d, e, 5e6), (10, 10), NONE, "scene.tif").crs is None
 
 
 def grid(along_x, along_y, gsd_m, shape=(1000, 800)):

@@ -63,7 +63,8 @@ def locate(
         fits exactly.
 
     Raises:
-        SceneError: the CRS is unreadable, or nobody knows where on the Earth it lies.
+        SceneError: the CRS is unreadable, nobody knows where on the Earth it lies, or the pixels
+            have no area there.
     """
     given = None if options.pixel_m is None else (options.pixel_m, options.pixel_m)
     if crs is None:
@@ -73,8 +74,14 @@ def locate(
         to_wgs84 = Transformer.from_crs(parsed, "EPSG:4326", always_xy=True)
     except ProjError as error:
         raise SceneError(_unusable(crs, uri)) from error
-    if parsed.is_engineering:
+    if parsed.is_engineering or parsed.is_geocentric:
         raise SceneError(_unusable(parsed.name, uri))
+    a, b, _, d, e, _ = transform
+    if a * e == b * d:
+        raise SceneError(
+            f"{uri} has pixels without an area: its transform is {a:g}, {b:g}, {d:g}, {e:g}; "
+            "assign the true one (gdal_edit.py -a_ullr ULX ULY LRX LRY FILE)"
+        )
     authority = parsed.to_authority(min_confidence=100)
     text = ":".join(authority) if authority else parsed.to_wkt()
     measured = given or _ground_pixel(to_wgs84, transform, shape)
