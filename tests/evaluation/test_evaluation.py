@@ -24,6 +24,7 @@ from tilingseg.job import RunOptions
 from tilingseg.model.load import load_model, rewrite_spec, save_model
 from tilingseg.model.spec import ModelSpec
 from tilingseg.model.unet import UNet, UNetOptions
+from tilingseg.training.losses import UNKNOWN
 from tilingseg.training.origins import _which
 from tilingseg.training.recipe import (
     ClassLabel,
@@ -32,6 +33,7 @@ from tilingseg.training.recipe import (
     TrainingRecipe,
     read_recipe,
 )
+from tilingseg.training.sources import load_sources
 
 SIDE = 96
 HOUSES = ((8, 10), (40, 20), (60, 70), (20, 60))
@@ -182,6 +184,25 @@ def test_a_part_is_measured_where_a_part_is_labelled(data, model, tmp_path):
     assert score.recall == 1.0
     with rasterio.open(tmp_path / "runs" / "town" / "a_rgb" / "a_rgb_mask.tif") as dataset:
         assert dataset.shape == (72, SIDE)
+
+
+def test_blocks_that_are_measured_are_those_that_were_held_out(model, tmp_path):
+    """67 px of 0.6 m are 2.51 blocks of 16 m, but 2.5 on the model's grid: 3 rows, or 2."""
+    mask = np.zeros((1, 67, 60), np.uint8)
+    mask[:, ::2] = 1
+    make_geotiff(tmp_path / "a_rgb.tif", np.full((3, 67, 60), 60, np.uint8), gsd_m=0.6)
+    make_geotiff(tmp_path / "a_mask.tif", mask, gsd_m=0.6)
+    recipe = make_recipe()
+    source = dataclasses.replace(recipe.sources[1], split="blocks", block_px=32)
+    recipe = dataclasses.replace(recipe, sources=(source,), gsd_m=0.5)
+    (held_out,) = load_sources(recipe, tmp_path, "validation")
+    known = (held_out.labels[0] != UNKNOWN).mean()
+    assert known == pytest.approx(1 / 6, abs=0.02)
+    own = tmp_path / "own.safetensors"
+    rewrite_spec(model, own, dataclasses.replace(load_model(model).spec, gsd_m=0.5))
+    options = EvaluateOptions(run=RunOptions(model=own))
+    (score,) = evaluate(recipe, tmp_path, tmp_path / "out", options=options).scores
+    assert score.area_m2 == pytest.approx(known * 67 * 60 * 0.6**2, rel=0.1)
 
 
 def test_pictures_without_a_place_are_measured_too(data, model, tmp_path):

@@ -12,7 +12,7 @@ from scipy import ndimage
 from shapely import LineString, box
 
 from tilingseg.errors import TrainingError
-from tilingseg.training.labels import held_out_blocks
+from tilingseg.training.labels import count_blocks, held_out_blocks
 from tilingseg.training.leaks import refuse_leaks
 from tilingseg.training.loop import train
 from tilingseg.training.losses import UNKNOWN, LossOptions
@@ -142,6 +142,22 @@ def test_coarser_rasters_keep_their_pixels(folder):
     assert raster.pixels.shape == (3, 40, 45)
 
 
+def test_oblong_pixels_are_brought_to_the_square_ones_of_the_model(folder):
+    # At 60° N these are 0.56 m × 1.11 m: the class is a square of 11 m.
+    mask = np.zeros((40, 80), np.uint8)
+    mask[20:30, 30:50] = 1
+    for name, values in (("rgb", np.full((3, 40, 80), 9, np.uint8)), ("mask", mask[None])):
+        profile = {"count": len(values), "height": 40, "width": 80, "dtype": "uint8"}
+        profile |= {"crs": "EPSG:4326", "transform": rasterio.Affine(1e-5, 0, 10, 0, -1e-5, 60)}
+        with rasterio.open(folder / f"a_{name}.tif", "w", **profile) as dataset:
+            dataset.write(values)
+    (raster,) = load_sources(make_recipe(make_source(), gsd_m=0.6, one=True), folder, "train")
+    rows, cols = np.nonzero(raster.labels[0] == 1)
+    assert raster.gsd_m == 0.6
+    assert np.ptp(rows) + 1 == pytest.approx(11.1 / 0.6, abs=1)
+    assert np.ptp(cols) + 1 == pytest.approx(11.1 / 0.6, abs=1)
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_files_without_a_crs_take_the_size_that_the_recipe_gives(tmp_path):
     rng = np.random.default_rng(2)
@@ -242,6 +258,23 @@ def test_the_recipe_decides_what_a_mask_means_by_nodata(folder, crs):
     np.testing.assert_array_equal(labels(unlabelled=(0, 255)), np.ones((10, 25)))
     write_raster(folder / "a_mask.tif", mask + 1, nodata=0, crs=crs)  # declared, and nowhere
     np.testing.assert_array_equal(labels(classes=(ClassLabel(name="building", values=(2,)),)), mask)
+
+
+@pytest.mark.parametrize("crs", [CRS, None])
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_background_that_a_mask_calls_nodata_has_its_vote(folder, crs):
+    mask = np.zeros((80, 100), np.uint8)
+    mask[::8] = 1  # lines of a pixel, of which the model sees a quarter
+    mask[24:48, 48:72] = 1
+    write_raster(folder / "a_rgb.tif", np.full((3, 80, 100), 9, np.uint8), pixel_m=0.25, crs=crs)
+    source = make_source(gsd_m=None if crs else 0.25, unlabelled=())
+    found = []
+    for nodata in (None, 0):
+        write_raster(folder / "a_mask.tif", mask, pixel_m=0.25, crs=crs, nodata=nodata)
+        (raster,) = load_sources(make_recipe(source, one=True), folder, "train")
+        found.append(raster.labels[0])
+    np.testing.assert_array_equal(*found)
+    assert (found[0] == 1).mean() == pytest.approx(24 * 24 / 8000, rel=0.2)
 
 
 def test_a_class_without_background_is_refused(folder):
@@ -366,8 +399,9 @@ def test_blocks_are_learnt_or_measured_and_never_both(folder):
 def test_the_same_ground_is_held_out_at_any_pixel_size():
     recipe = make_recipe(make_source(split="blocks", block_px=64, held_out=0.3), gsd_m=0.5)
     (source,) = recipe.sources
-    coarse = held_out_blocks((101, 160), 1.0, "a.tif", source, recipe)
-    fine = held_out_blocks((202, 320), 0.5, "a.tif", source, recipe)
+    blocks = count_blocks((101, 160), 1.0, "a.tif", source, recipe)
+    coarse = held_out_blocks((101, 160), blocks, "a.tif", source, recipe)
+    fine = held_out_blocks((202, 320), blocks, "a.tif", source, recipe)
     differs = np.kron(coarse, np.ones((2, 2), bool)) != fine
     assert differs.mean() < 0.01  # the lines between blocks may fall half a pixel apart
     assert 0.2 < coarse.mean() < 0.4

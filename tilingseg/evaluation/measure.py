@@ -33,6 +33,7 @@ from tilingseg.output_folder import OutputFolder, OutputOptions
 from tilingseg.readers import open_scene
 from tilingseg.training.labels import held_out_blocks, labelled_part, read_labels
 from tilingseg.training.losses import UNKNOWN
+from tilingseg.training.sources import training_blocks
 from tilingseg.training.validate import Score, count_bins
 from tilingseg.training.vectors import vector_labels
 
@@ -134,9 +135,10 @@ def measure_raster(
         part = labelled_part(labels, source, path)
         if source.split == "blocks":
             rows, cols = part.slices_in(_whole(scene))
-            shape, gsd_m = (part.height, part.width), _pixel_m(scene, setting)
-            blocks = held_out_blocks(shape, gsd_m, path.name, source, setting.recipe)
-            labels[:, rows, cols][:, ~blocks] = UNKNOWN
+            blocks = training_blocks(setting.recipe, source, setting.data, (path, stars))
+            shape = (part.height, part.width)
+            held_out = held_out_blocks(shape, blocks, path.name, source, setting.recipe)
+            labels[:, rows, cols][:, ~held_out] = UNKNOWN
         options, extent = _restricted(scene, part, source, setting)
         folder = OutputFolder(path=out, scene=scene.name)
         flow.run(path, folder.path, options=options)
@@ -194,12 +196,6 @@ def _open(path: Path, source: SourceRecipe, setting: Setting) -> SceneReader:
         gsd_m=spec.gsd_m if run.gsd_m is None else run.gsd_m,
         pixel_m=source.gsd_m or run.pixel_m,
     )
-
-
-def _pixel_m(scene: Scene, setting: Setting) -> float:
-    """Return the pixel size of the run's grid in the unit of the recipe's."""
-    gsd_m = scene.georef.gsd_m
-    return 1.0 if gsd_m is None or setting.recipe.gsd_m is None else gsd_m
 
 
 def _restricted(

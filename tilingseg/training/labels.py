@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
+from rasterio.io import MemoryFile
 from rasterio.warp import reproject
 
 from tilingseg.errors import TrainingError
@@ -25,6 +27,7 @@ from tilingseg.training.losses import UNKNOWN
 from tilingseg.training.vectors import vector_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -88,9 +91,9 @@ def _read_mask(path: Path, scene: Scene, source: SourceRecipe) -> NDArray[np.int
     try:
         with (
             warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
-            rasterio.open(path) as dataset,
+            rasterio.open(path) as stored,
+            _decided(path, stored, source) as dataset,
         ):
-            _refuse_undecided_nodata(path, dataset, source)
             if scene.georef.crs is None or dataset.crs is None:
                 values = dataset.read(1, out_shape=shape, resampling=Resampling.mode)
                 stretch = dataset.width * scene.height / (dataset.height * scene.width)
@@ -101,10 +104,8 @@ def _read_mask(path: Path, scene: Scene, source: SourceRecipe) -> NDArray[np.int
                     )
             else:
                 values = np.full(shape, _SILENT, np.int32)
-                # Pixels alone know no nodata: what the recipe says of a value goes before.
-                decided = source.unlabelled is not None and _whole_nodata(dataset) is not None
                 reproject(
-                    dataset.read(1) if decided else rasterio.band(dataset, 1),
+                    rasterio.band(dataset, 1),
                     values,
                     src_transform=dataset.transform,
                     src_crs=dataset.crs,
@@ -123,6 +124,25 @@ def _read_mask(path: Path, scene: Scene, source: SourceRecipe) -> NDArray[np.int
         )
     result[np.isin(result, source.silent_values)] = _SILENT
     return result
+
+
+@contextmanager
+def _decided(path: Path, stored: DatasetReader, source: SourceRecipe) -> Iterator[DatasetReader]:
+    """Yield a mask whose nodata says the same as the recipe, or a copy without nodata.
+
+    Resampling leaves nodata out of the vote, but what the recipe says of a value goes before.
+    """
+    _refuse_undecided_nodata(path, stored, source)
+    if source.unlabelled is None or _whole_nodata(stored) is None:
+        yield stored
+        return
+    keys = ("height", "width", "crs", "transform")
+    profile = {key: stored.profile[key] for key in keys} | {"dtype": stored.dtypes[0], "count": 1}
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", **profile) as copy:
+            copy.write(stored.read(1), 1)
+        with memory.open() as copy:
+            yield copy
 
 
 def _refuse_undecided_nodata(path: Path, dataset: DatasetReader, source: SourceRecipe) -> None:
@@ -180,23 +200,20 @@ def labelled_part(labels: NDArray[np.uint8], source: SourceRecipe, path: Path) -
     )
 
 
-def held_out_blocks(
+def count_blocks(
     shape: tuple[int, ...], gsd_m: float, name: str, source: SourceRecipe, recipe: TrainingRecipe
-) -> NDArray[np.bool_]:
-    """Choose the blocks of a raster that are held out, by lot.
-
-    The labelled part is divided evenly into blocks of about the size that was asked for, so that
-    the same ground is held out whatever pixel size it is read at.
+) -> tuple[int, int]:
+    """Decide into how many blocks of about the size that was asked for a raster is divided.
 
     Args:
         shape: (height, width) of its labelled part.
         gsd_m: its pixel size, in the unit of the recipe's `pixel_m`.
-        name: of the file: every raster has its own lot.
-        source: size of the blocks and share of those held out; at least one is, and one is not.
-        recipe: pixel size and seed.
+        name: of the file.
+        source: size of the blocks.
+        recipe: pixel size.
 
     Returns:
-        bool (height, width), True = held out.
+        Rows and columns.
 
     Raises:
         TrainingError: the raster is smaller than two blocks.
@@ -209,6 +226,32 @@ def held_out_blocks(
             f"source {source.name!r}: {name} has {height} × {width} labelled px, less than two "
             f"blocks of {side_px:.0f} px; choose a smaller block_px"
         )
+    return rows, cols
+
+
+def held_out_blocks(
+    shape: tuple[int, ...],
+    blocks: tuple[int, int],
+    name: str,
+    source: SourceRecipe,
+    recipe: TrainingRecipe,
+) -> NDArray[np.bool_]:
+    """Choose the blocks of a raster that are held out, by lot.
+
+    The labelled part is divided evenly, so that the same number of blocks holds out the same ground
+    whatever pixel size it is read at.
+
+    Args:
+        shape: (height, width) of its labelled part.
+        blocks: rows and columns, as `count_blocks` found them where training reads the raster.
+        name: of the file: every raster has its own lot.
+        source: share of the blocks that is held out; at least one is, and one is not.
+        recipe: its seed.
+
+    Returns:
+        bool (height, width), True = held out.
+    """
+    (height, width), (rows, cols) = shape, blocks
     count = min(max(1, round(source.held_out * rows * cols)), rows * cols - 1)
     rng = np.random.default_rng((recipe.seed, zlib.crc32(name.encode())))
     chosen = np.zeros(rows * cols, np.bool_)

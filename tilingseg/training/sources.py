@@ -1,8 +1,8 @@
 """From a recipe's files to labelled rasters in memory.
 
 Every raster is opened by the readers that inference uses, at the model's GSD, so that training sees
-the same resampling. A raster that is coarser than the model keeps its own pixels: windows bring
-them to the model's GSD when they are cut, which costs a quarter of the memory.
+the same resampling. A raster that is coarser than the model keeps its own pixels where they are
+square: windows bring them to the model's GSD when they are cut, at a quarter of the memory.
 
 All is decoded once and kept as it is stored. A training job reads each pixel many times, and
 decoding JPEG at every step would cost more than the network.
@@ -14,6 +14,7 @@ area, and every class that the source does not label.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -27,7 +28,12 @@ from tilingseg.grid import Window
 from tilingseg.readers import open_scene
 from tilingseg.scaling import decide_scaling
 from tilingseg.training.borders import border_weights
-from tilingseg.training.labels import held_out_blocks, labelled_part, read_labels
+from tilingseg.training.labels import (
+    count_blocks,
+    held_out_blocks,
+    labelled_part,
+    read_labels,
+)
 from tilingseg.training.losses import UNKNOWN
 
 if TYPE_CHECKING:
@@ -46,6 +52,8 @@ N_ANCHORS = 4096
 """Positive pixels that are remembered for each class of a raster."""
 _COARSER = 0.9
 """A raster of at least this share of the model's GSD keeps its own pixels."""
+_SQUARE = 0.01
+"""Most that the sides of a square pixel differ; those of degrees are oblong on the ground."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +204,8 @@ def _load(
         reader.close()
     labels = labels[:, rows, cols].copy()
     if source.split == "blocks":
-        held_out = held_out_blocks(valid.shape, gsd_m, path.name, source, recipe)
+        blocks = count_blocks(valid.shape, gsd_m, path.name, source, recipe)
+        held_out = held_out_blocks(valid.shape, blocks, path.name, source, recipe)
         valid, labels = _of_split(valid, labels, held_out, split)
     labels[:, ~valid] = UNKNOWN
     if (labels == UNKNOWN).all():
@@ -213,6 +222,37 @@ def _load(
         borders=_borders(labels, gsd_m, recipe),
         place=_place(path, reader.scene, window),
     )
+
+
+def training_blocks(
+    recipe: TrainingRecipe,
+    source: SourceRecipe,
+    folder: Path,
+    found: tuple[Path, tuple[str, ...]],
+) -> tuple[int, int]:
+    """Return the rows and columns of blocks that training divides a raster into.
+
+    At another pixel size a length may round to another number of blocks, which has another lot: who
+    measures what was held out has to ask here.
+
+    Args:
+        recipe: pixel size.
+        source: of the raster; its split is `blocks`.
+        folder: what the recipe's paths are relative to.
+        found: the raster, as from `match_files`.
+
+    Raises:
+        TrainingError: labels cannot be read, or there are less than two blocks.
+        SceneError: the raster cannot be read.
+    """
+    path, stars = found
+    reader, gsd_m = _open(path, source, recipe)
+    try:
+        labels = read_labels(reader.scene, recipe, source, folder, stars)
+    finally:
+        reader.close()
+    part = labelled_part(labels, source, path)
+    return count_blocks((part.height, part.width), gsd_m, path.name, source, recipe)
 
 
 def _of_split(
@@ -240,16 +280,18 @@ def _place(path: Path, scene: Scene, window: Window) -> Place:
 
 
 def _open(path: Path, source: SourceRecipe, recipe: TrainingRecipe) -> tuple[SceneReader, float]:
-    """Open a raster at the model's GSD, or at its own where that is coarser."""
+    """Open a raster at the model's GSD, or at its own where that is coarser and square."""
     reader = open_scene(path, band_names=recipe.bands, pixel_m=source.gsd_m)
     if recipe.gsd_m is None:
         return reader, recipe.pixel_m
-    native = reader.scene.georef.gsd_m
-    if native is None:
+    georef = reader.scene.georef
+    if georef.pixel_m is None or georef.gsd_m is None:
         reader.close()
         raise TrainingError(f"{path} does not say its pixel size; give gsd_m for {source.name!r}")
-    if native >= _COARSER * recipe.gsd_m:
-        return reader, native
+    # Windows are scaled alike along both sides: of oblong pixels they would show a stretched world.
+    square = math.isclose(*georef.pixel_m, rel_tol=_SQUARE)
+    if square and georef.gsd_m >= _COARSER * recipe.gsd_m:
+        return reader, georef.gsd_m
     reader.close()
     reader = open_scene(path, band_names=recipe.bands, gsd_m=recipe.gsd_m, pixel_m=source.gsd_m)
     return reader, recipe.gsd_m
