@@ -11,6 +11,7 @@ from tests.strategies import windows_in
 from tilingseg.area import area_from_box, area_from_file, area_mask, area_window
 from tilingseg.errors import PlanError
 from tilingseg.grid import Window
+from tilingseg.readers.georef import fit_grid
 from tilingseg.records import Georef
 
 PIXELS = np.zeros((1, 60, 80), dtype=np.uint8)
@@ -39,7 +40,8 @@ def test_a_box_is_in_pixels_where_there_is_no_crs():
 
 def test_a_box_is_in_pixels_of_the_file_where_they_were_resampled(tmp_path):
     # a slide of 0.25 µm seen at 0.5 µm
-    half = Georef(crs=None, transform=(2, 0, 0, 0, 2, 0), pixel_m=(5e-7, 5e-7))
+    grid = (2, 0, 0, 0, 2, 0)
+    half = Georef(crs=None, transform=grid, pixel_m=(5e-7, 5e-7), in_file=grid)
     scene = ArrayReader(PIXELS, georef=half).scene
     assert area_from_box(scene, (100, 60, 140, 100)).bounds == (50, 30, 70, 50)
     frame = geopandas.GeoDataFrame(geometry=[shapely.box(100, 60, 140, 100)], crs="EPSG:4326")
@@ -47,10 +49,14 @@ def test_a_box_is_in_pixels_of_the_file_where_they_were_resampled(tmp_path):
     assert area_from_file(scene, tmp_path / "a.geojson").bounds == (50, 30, 70, 50)
 
 
-def test_a_box_stays_in_pixels_where_a_world_file_leads_nowhere():
-    elsewhere = Georef(crs=None, transform=(0.5, 0, 5e5, 0, -0.5, 5e6), pixel_m=None)
+@pytest.mark.parametrize("world_file", [(0.5, 0, 5e5, 0, -0.5, 5e6), (2, 0, 0, 0, 2, 0)])
+def test_a_box_stays_in_pixels_where_a_world_file_leads_nowhere(world_file):
+    elsewhere = Georef(crs=None, transform=world_file, pixel_m=(0.1, 0.1))
     scene = ArrayReader(PIXELS, georef=elsewhere).scene
     assert area_from_box(scene, (3, 5, 7, 11)).bounds == (3, 5, 7, 11)
+    coarser = fit_grid(elsewhere, (1000, 1000), 0.5, "scene.tif").georef
+    scene = ArrayReader(PIXELS, georef=coarser).scene
+    assert area_from_box(scene, (15, 25, 35, 55)).bounds == pytest.approx((3, 5, 7, 11))
 
 
 def test_a_rotated_scene_is_honoured():

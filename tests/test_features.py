@@ -332,7 +332,8 @@ class TestQuPath:
         assert both[0]["id"] != both[1]["id"] == second["id"]
 
     def test_coordinates_are_full_resolution_pixels(self, tmp_path):
-        resampled = Georef(crs=None, transform=(4, 0, 0, 0, 4, 0), pixel_m=(1e-6, 1e-6))
+        grid = (4, 0, 0, 0, 4, 0)
+        resampled = Georef(crs=None, transform=grid, pixel_m=(1e-6, 1e-6), in_file=grid)
         (found,) = self.written(tmp_path, [feature(shapely.box(1, 2, 3, 5))], resampled)
         assert shapely.geometry.shape(found["geometry"]).bounds == (4, 8, 12, 20)
         assert found["properties"]["measurements"] == {

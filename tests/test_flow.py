@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from types import SimpleNamespace
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
 import torch
+from affine import Affine
 from shapely.affinity import affine_transform
 
 import tilingseg.flow
@@ -27,6 +30,7 @@ from tilingseg.grid import Window
 from tilingseg.infer import ReadAhead, TorchEngine
 from tilingseg.infer.runtimes import is_installed
 from tilingseg.job import RunOptions, prepare
+from tilingseg.mask_flow import vectorize
 from tilingseg.model.load import load_model
 from tilingseg.model.normalize import normalize
 from tilingseg.output_folder import WORK, OutputFolder, OutputOptions
@@ -248,6 +252,37 @@ class TestNodata:
             # seven decimals of a degree are a centimetre
             assert found.intersection(nodata.buffer(-0.03)).area.max() < 1e-6
             assert found.difference(frame.buffer(0.03)).area.max() < 1e-6
+
+
+class TestPixelCoordinates:
+    @staticmethod
+    def bounds(folder):
+        names = ("s_building.geojson", "s_road.geojson")
+        return pd.concat(geopandas.read_file(folder / name) for name in names).total_bounds
+
+    def test_are_of_the_file_in_all_results_whatever_a_world_file_says(
+        self, tmp_path, model, pixels
+    ):
+        found = []
+        for name, transform in (("plain", None), ("world", Affine(0.1, 0, 5e5, 0, -0.1, 5e6))):
+            part = np.ascontiguousarray(pixels[:, 300:600, 300:700])
+            scene = make_geotiff(tmp_path / "s.tif", part, crs=None, transform=transform)
+            out, asked = tmp_path / name, {"pixel_m": 0.25, "box": (100, 50, 300, 250)}
+            outputs = OutputOptions(formats=("cog", "zarr", "geojson"))
+            everywhere = ((None, 0.02),)
+            run(
+                scene,
+                out,
+                options=options_for(model, outputs=outputs, thresholds=everywhere, **asked),
+            )
+            found.append(self.bounds(out))
+            for result in ("s_mask.tif", "s_mask.zarr"):
+                (note,) = vectorize(out / result, out / "again").notes
+                assert "pixels of the scene" in note
+                assert ("is not used" in note) == (name == "world")
+                found.append(self.bounds(out / "again"))
+                shutil.rmtree(out / "again")
+        assert np.array(found) == pytest.approx(np.array([[100, 50, 300, 250]] * 6), abs=3)
 
 
 class TestFilesOfTheUser:

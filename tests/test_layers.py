@@ -48,7 +48,10 @@ MAY_IMPORT = {
     "vector_outputs": {
         *("errors", "features", "output_folder", "palette", "progress", "records", "vectorize"),
     },
-    "mask_flow": {"errors", "output_folder", "places", "progress", "readers", "vector_outputs"},
+    "mask_flow": {
+        *("errors", "output_folder", "places", "progress", "readers", "records"),
+        *("vector_outputs", "vectorize"),
+    },
     "outputs": {
         *("atomic", "background", "errors", "export", "output_folder", "places", "plan"),
         *("progress", "quicklook", "records", "vector_outputs"),

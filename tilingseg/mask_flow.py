@@ -18,6 +18,7 @@ from tilingseg.readers.mask_file import open_mask
 from tilingseg.readers.mask_zarr import open_zarr_mask
 from tilingseg.readers.probability_file import THRESHOLD, open_probabilities
 from tilingseg.readers.source import scene_name
+from tilingseg.records import IDENTITY
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
 
 if TYPE_CHECKING:
@@ -111,10 +112,12 @@ def _remarks(georef: Georef) -> list[str]:
     if georef.crs is not None:
         return []
     is_map = georef.transform[2] != 0 or georef.transform[5] != 0
-    alone = "; a transform without a CRS is not used" if is_map else ""
+    alone = is_map and georef.transform != georef.in_file
     return [
-        "The mask does not say where it lies (CRS and transform): coordinates are pixels, GeoJSON "
-        f"as QuPath reads it{alone}."
+        "The mask does not say where it lies (CRS and transform): coordinates are pixels"
+        + (" of the scene that it was made from" if georef.in_file != IDENTITY else "")
+        + ", GeoJSON as QuPath reads it"
+        + ("; a transform without a CRS is not used." if alone else ".")
     ]
 
 

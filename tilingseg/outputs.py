@@ -216,7 +216,12 @@ def _write_rasters(
 def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:
     """Return the metadata that goes into rasters: what made them, no date."""
     plan = store.plan
-    model, tiling = plan.model, plan.tiling
+    model, tiling, source = plan.model, plan.tiling, plan.scene.source
+    # Without a CRS, whoever reads a result finds its pixels in the scene's file by this.
+    placed = source.crs is not None
+    place = (
+        () if placed else (("TILINGSEG_SCENE_TRANSFORM", " ".join(map(repr, source.transform))),)
+    )
     return (
         ("TILINGSEG_VERSION", plan.software),
         ("TILINGSEG_SCENE", plan.scene.name),
@@ -228,6 +233,7 @@ def _tags(store: WorkStore) -> tuple[tuple[str, str], ...]:
         ("TILINGSEG_OVERLAP", str(tiling.grid.overlap_px)),
         ("TILINGSEG_PRECISION", model.precision),
         ("TILINGSEG_ENGINE", f"{model.engine} {model.engine_version}"),
+        *place,
     )
 
 

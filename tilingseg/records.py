@@ -25,6 +25,8 @@ NODATA = 255
 """Mask value of a pixel that holds no data or lies outside the area of interest."""
 
 Affine6 = tuple[float, float, float, float, float, float]
+IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""Transform of pixels that stay where they are: x = column, y = row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,9 @@ class Georef:
     pixel_m: tuple[float, float] | None
     """Metres on the ground of one step along a row (x) and along a column (y), at the centre of
     the raster; None: not known. Physical size for microscopy, where there is no ground."""
+    in_file: Affine6 = IDENTITY
+    """Pixel corner → pixels of the file that is read at another pixel size; of a result that a run
+    has written, of the file of its scene."""
 
     @property
     def gsd_m(self) -> float | None:
@@ -58,12 +63,10 @@ class Georef:
     def to_coordinates(self) -> Affine6:
         """Pixel corner → the coordinates of vectors and areas: of the CRS, or pixels of the file.
 
-        Without a CRS the transform says how the file's pixels were resampled, or it is of a world
-        file: then it leads to coordinates that nobody can name, and pixels stay pixels.
+        A transform without a CRS, such as that of a world file, leads to coordinates that nobody
+        can name.
         """
-        a, b, c, d, e, f = self.transform
-        is_scaling = (b, c, d, f) == (0, 0, 0, 0) and a > 0 and e > 0
-        return self.transform if self.crs is not None or is_scaling else (1, 0, 0, 0, 1, 0)
+        return self.in_file if self.crs is None else self.transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from pyproj import CRS
 
 from tilingseg.errors import SceneError
-from tilingseg.readers.georef import fit_grid, locate
+from tilingseg.readers.georef import fit_grid, in_scene_pixels, locate
 from tilingseg.readers.source import ReadOptions
-from tilingseg.records import Georef
+from tilingseg.records import IDENTITY, Georef
 
 NONE = ReadOptions()
 
@@ -180,3 +180,19 @@ def test_an_unknown_pixel_size_is_noted():
     assert fitted.scale == (1.0, 1.0)
     assert "not known" in fitted.notes[0]
     assert fit_grid(source, (10, 10), None, "scene.tif").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("stated", "in_file"),
+    [
+        ("1 0 0 0 1 0", (2, 0, 20, 0, 3, 40)),
+        ("0.5 0 10 0 -0.5 100", (4, 0, 20, 0, -6, 120)),
+        (None, IDENTITY),
+        ("1 0 0 0 1", IDENTITY),
+        ("1 0 0 0 nothing 0", IDENTITY),
+        ("0 0 0 0 0 0", IDENTITY),
+    ],
+)
+def test_a_result_without_a_crs_lies_in_the_file_of_its_scene(stated, in_file):
+    georef = Georef(crs=None, transform=(2.0, 0.0, 20.0, 0.0, 3.0, 40.0), pixel_m=None)
+    assert in_scene_pixels(georef, stated).to_coordinates == pytest.approx(in_file)

@@ -267,12 +267,7 @@ class _Polygons:
     """The vectors of a class, in pixels of the outputs."""
 
     def __init__(self, scene: Scene, extent: Window, path: Path) -> None:
-        a, b, c, d, e, f = scene.georef.transform
-        is_scaling = (b, c, d, f) == (0, 0, 0, 0) and a > 0 and e > 0
-        # Without a CRS, vectors are in pixels of the file, of which the scene's may be a part.
-        in_pixels = scene.georef.crs is None and not is_scaling
-        to_map = Affine.identity() if in_pixels else Affine(a, b, c, d, e, f)
-        a, b, c, d, e, f = (~to_map)[:6]
+        a, b, c, d, e, f = (~Affine(*scene.georef.to_coordinates))[:6]
         self._to_pixels = (a, b, c - extent.col, d, e, f - extent.row)
         self._scene = scene
         self._path = path

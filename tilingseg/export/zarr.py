@@ -140,6 +140,8 @@ def _write_ngff(
         images = group.create_group("probability")
         chances = _create(images, "0", ("c", "y", "x"), extent, 0, (len(result.classes),))
     _fill(mask, chances, result, extent)
+    # Pixel corners, as far as anybody knows where they lie: of a world file, or in the scene.
+    group.attrs["transform"] = list(transform_of(result.georef, extent))
     n_levels = _add_levels(group, mask, averaged=False)
     colours = [
         {"label-value": k + 1, "rgba": [*class_colour(k), 255]} for k in range(len(result.classes))

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pyproj import CRS, Geod, Transformer
 from pyproj.exceptions import ProjError
 
@@ -21,9 +22,8 @@ from tilingseg.records import Affine6, Georef
 if TYPE_CHECKING:
     from tilingseg.readers.source import ReadOptions
 
-IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-"""Transform of a raster without one: x = column, y = row."""
-
+SCENE_TRANSFORM_TAG = "TILINGSEG_SCENE_TRANSFORM"
+"""Transform of the scene's file, in a result of a run without a CRS: a, b, c, d, e, f."""
 _SAME = 0.1
 """Relative difference of pixel sizes that a network does not notice; not worth resampling."""
 _TOO_COARSE = 4.0
@@ -88,6 +88,24 @@ def locate(
     return Georef(crs=text, transform=transform, pixel_m=measured)
 
 
+def in_scene_pixels(georef: Georef, scene_transform: str | None) -> Georef:
+    """Say where the pixels of a run's result lie in the file of its scene.
+
+    Args:
+        georef: of the result.
+        scene_transform: what it says under `SCENE_TRANSFORM_TAG`; None: nothing.
+    """
+    last_row = (0.0, 0.0, 1.0)
+    try:
+        stated = [float(part) for part in (scene_transform or "").split()]
+        scene = np.reshape([*stated, *last_row], (3, 3))
+        found = np.linalg.solve(scene, np.reshape([*georef.transform, *last_row], (3, 3)))
+    except ValueError:  # no six numbers, or a grid without an area
+        return georef
+    a, b, c, d, e, f, *_ = found.ravel().tolist()
+    return replace(georef, in_file=(a, b, c, d, e, f))
+
+
 def fit_grid(
     source: Georef, shape: tuple[int, int], gsd_m: float | None, uri: str
 ) -> DeliveredGrid:
@@ -125,6 +143,7 @@ def fit_grid(
         source,
         transform=(a * scale[1], b * scale[0], c, d * scale[1], e * scale[0], f),
         pixel_m=(gsd_m, gsd_m),
+        in_file=(scale[1], 0.0, 0.0, 0.0, scale[0], 0.0),
     )
     return DeliveredGrid(
         height=_length(shape[0], scale[0]),

@@ -34,7 +34,7 @@ from tilingseg.readers.gdal_access import (
     reason_of,
 )
 from tilingseg.readers.gdal_layout import refuse_container
-from tilingseg.readers.georef import locate
+from tilingseg.readers.georef import SCENE_TRANSFORM_TAG, in_scene_pixels, locate
 from tilingseg.readers.physical import physical_pixel_m
 from tilingseg.readers.source import ReadOptions
 from tilingseg.records import BACKGROUND, NODATA
@@ -351,6 +351,9 @@ def georef_of(uri: str, dataset: Any, pixel_m: float | None) -> Georef:
     is_placed = bool(dataset.crs) and not dataset.transform.is_identity
     crs = dataset.crs.to_wkt() if is_placed else None
     georef = locate(crs, (a, b, c, d, e, f), dataset.shape, ReadOptions(pixel_m=pixel_m), uri)
-    if georef.pixel_m is None and crs is None:
-        return replace(georef, pixel_m=physical_pixel_m(dataset.tags()))
-    return georef
+    if crs is not None:
+        return georef
+    tags = dataset.tags()
+    if georef.pixel_m is None:
+        georef = replace(georef, pixel_m=physical_pixel_m(tags))
+    return in_scene_pixels(georef, tags.get(SCENE_TRANSFORM_TAG))

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tilingseg.errors import SceneError
+from tilingseg.readers.georef import SCENE_TRANSFORM_TAG, in_scene_pixels
 from tilingseg.readers.probability_file import THRESHOLDS_TAG, stated_levels
 from tilingseg.readers.source import ReadOptions
 from tilingseg.records import NODATA
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import zarr
     from numpy.typing import NDArray
@@ -67,7 +70,8 @@ def open_zarr_mask(uri: str | os.PathLike[str], *, pixel_m: float | None = None)
         if name == mask or name in group
     ]
     thresholds = stated_levels(str(facts.get(THRESHOLDS_TAG, "")), len(classes))
-    return ZarrMask(sources[0], sources[1] if len(sources) > 1 else None, classes, thresholds)
+    georef = in_scene_pixels(sources[0].info.georef, facts.get(SCENE_TRANSFORM_TAG))
+    return ZarrMask(sources, georef, classes, thresholds)
 
 
 class ZarrMask:
@@ -75,14 +79,15 @@ class ZarrMask:
 
     def __init__(
         self,
-        mask: PixelSource,
-        probability: PixelSource | None,
+        sources: Sequence[PixelSource],
+        georef: Georef,
         classes: tuple[str, ...],
         thresholds: tuple[float, ...],
     ) -> None:
         """Take over open arrays; `open_zarr_mask` is the way to get here."""
-        self._mask = mask
-        self._probability = probability
+        self._mask = sources[0]
+        self._probability = sources[1] if len(sources) > 1 else None
+        self._georef = georef
         self._classes = classes
         self.thresholds = thresholds
         """Probability from which a pixel belonged to each class."""
@@ -100,7 +105,7 @@ class ZarrMask:
     @property
     def georef(self) -> Georef:
         """Where the pixels lie."""
-        return self._mask.info.georef
+        return self._georef
 
     @property
     def classes(self) -> tuple[str, ...]:

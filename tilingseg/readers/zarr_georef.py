@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
-from tilingseg.readers.georef import IDENTITY, locate
+from tilingseg.readers.georef import locate
 from tilingseg.readers.physical import metres
 from tilingseg.readers.zarr_axes import dimension_names
+from tilingseg.records import IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

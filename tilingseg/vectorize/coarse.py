@@ -18,7 +18,7 @@ from tilingseg.records import BACKGROUND, NODATA, Georef
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tilingseg.records import MaskReader
+    from tilingseg.records import Affine6, MaskReader
 
 
 class CoarseMask:
@@ -39,11 +39,11 @@ class CoarseMask:
         self._mask, self._value, self._factor = mask, value, factor
         self.height, self.width = -(-mask.height // factor), -(-mask.width // factor)
         self.classes = mask.classes
-        a, b, c, d, e, f = mask.georef.transform
         step = mask.georef.pixel_m
         self.georef: Georef = dataclasses.replace(
             mask.georef,
-            transform=(a * factor, b * factor, c, d * factor, e * factor, f),
+            transform=_coarser(mask.georef.transform, factor),
+            in_file=_coarser(mask.georef.in_file, factor),
             pixel_m=None if step is None else (step[0] * factor, step[1] * factor),
         )
 
@@ -80,3 +80,8 @@ class CoarseMask:
         down = np.add.reduceat(finer, rows, axis=0, dtype=np.int32)
         sums: NDArray[np.int32] = np.add.reduceat(down, cols, axis=1, dtype=np.int32)
         return sums
+
+
+def _coarser(transform: Affine6, factor: int) -> Affine6:
+    a, b, c, d, e, f = transform
+    return (a * factor, b * factor, c, d * factor, e * factor, f)
