@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tilingseg.evaluation.scores import calibration_error, iou_interval
+from tilingseg.evaluation.measure import ClassCounts, WindowCounts
+from tilingseg.evaluation.scores import (
+    calibration_error,
+    iou_interval,
+    mean_iou,
+    region_scores,
+)
+from tilingseg.grid import Window
 from tilingseg.metrics.pixels import PixelCounts
-from tilingseg.training.validate import N_BINS, count_bins
+from tilingseg.training.validate import N_BINS, Score, count_bins
 
 
 def test_probabilities_that_tell_the_truth_are_calibrated():
@@ -51,3 +59,31 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 def test_one_window_has_no_interval():
     assert all(map(math.isnan, iou_interval([PixelCounts(n_hit=3, n_false=1), PixelCounts()])))
+
+
+def test_a_region_without_the_class_has_no_iou_that_a_false_pixel_could_change():
+    town = make_counts("town", PixelCounts(n_hit=80, n_false=10, n_missed=10, n_clear=900))
+    for n_false in (0, 1):
+        clear = PixelCounts(n_false=n_false, n_clear=9999 - n_false)
+        desert, with_class = region_scores([town, make_counts("desert", clear)])
+        assert (desert.region, desert.iou, desert.iou_low, desert.f1) == ("desert", *[None] * 3)
+        assert desert.boundary_iou is None
+        assert desert.precision == (0 if n_false else None)
+        assert desert.pixel_error == pytest.approx(n_false / 9999, abs=1e-5)
+        assert mean_iou((desert, with_class), "road") == 0.8
+
+
+def make_counts(region, pixels):
+    """Two windows with the same pixels, all on their rims."""
+    bins = np.zeros(N_BINS, np.int64)
+    window = Window(row=0, col=0, height=9, width=9)
+    windows = (WindowCounts(folder=Path(), window=window, pixels=pixels, boundary=pixels),)
+    return ClassCounts(
+        region=region,
+        class_name="road",
+        windows=windows * 2,
+        bins=Score(source=region, class_name="road", positive=bins, negative=bins),
+        area_m2=1.0,
+        instances=None,
+        lines=None,
+    )

@@ -90,6 +90,16 @@ def test_a_recipe_can_keep_up_up():
     assert 30 < sum(warp.mirrored for warp in warps) < 70
 
 
+def test_a_recipe_can_keep_left_left():
+    options = AugmentOptions(rotation_deg=0.0, quarter_turns=False, mirror=False)
+    rng, same = np.random.default_rng(0), np.random.default_rng(0)
+    for _ in range(50):
+        warp = draw_warp(options, rng)
+        mirrored = draw_warp(dataclasses.replace(options, mirror=True), same)
+        assert (warp.angle_rad, warp.mirrored) == (0, False)
+        assert warp.scale == mirrored.scale  # what else is drawn stays as it was
+
+
 def test_half_of_the_windows_are_bent():
     options = AugmentOptions(rotation_deg=0.0, elastic_px=2.0)
     rng = np.random.default_rng(0)

@@ -18,7 +18,13 @@ from tilingseg.training.losses import UNKNOWN
 from tilingseg.training.recipe import ClassLabel, SourceRecipe
 from tilingseg.training.samples import unit_scaling
 from tilingseg.training.sources import LabelledRaster
-from tilingseg.training.validate import Score, best_thresholds, validate
+from tilingseg.training.validate import (
+    Score,
+    best_thresholds,
+    other_notes,
+    score_notes,
+    validate,
+)
 
 
 def make_spec(activation="sigmoid", gsd_m=1.0):
@@ -159,3 +165,16 @@ def test_the_threshold_is_best_for_the_mean_of_the_sources():
     # everything is the class: the outermost bins are still no thresholds
     (threshold,) = best_thresholds((make_score("all", {0: 5}, {}),), ("road",))
     assert 0 < threshold < 1
+
+
+def test_the_threshold_lies_in_the_middle_of_what_is_equally_good():
+    (threshold,) = best_thresholds((make_score("a", {240: 100}, {4: 1000}),), ("road",))
+    assert threshold == pytest.approx((5 + 240) / 2 / 255, abs=0.003)
+
+
+def test_a_class_that_is_never_found_has_half_as_threshold_and_a_note():
+    score = make_score("town", {0: 100}, {0: 9000, 3: 1})
+    assert best_thresholds((score,), ("road",)) == (pytest.approx(0.5, abs=0.01),)
+    notes = score_notes((score,), {"road": 0.5})
+    assert notes == ("IoU of road on held-out town: 0.000, found at no threshold",)
+    assert other_notes((*notes, "Misses what is dark.")) == ("Misses what is dark.",)

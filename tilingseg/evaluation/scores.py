@@ -1,7 +1,9 @@
 """From counts to scores: sums by region and class, with the interval that chance allows.
 
 Every region has its own row. One number over all of them would hide that a model knows one place
-and not another; the mean over regions counts each once, however large it is.
+and not another; the mean over regions counts each once, however large it is. A region without a
+pixel of the class has no IoU and is in no mean: its first false pixel would make a whole 0 of it.
+What is falsely found there counts in its precision and its pixel error.
 
 Intervals are percentiles of bootstrap resamples (Efron 1979) of whole windows: pixels of one
 building are no independent observations, windows nearly are.
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilingseg.metrics.pixels import PixelCounts
-from tilingseg.training.validate import N_BINS, Score
+from tilingseg.training.validate import N_BINS, Score, best_bin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -144,7 +146,8 @@ def _score(group: list[ClassCounts]) -> RegionScore:
     (bins,) = joined_bins(group)
     low, high = iou_interval([window.pixels for window in windows])
     curve = bins.iou()
-    best = 1 + int(np.argmax(curve[1:-1]))
+    best = best_bin(curve)
+    has_class = pixels.n_hit + pixels.n_missed > 0
     n_found, n_true, n_matched = _summed([item.instances for item in group], 3)
     true, true_near, found, found_near = _summed([item.lines for item in group], 4)
     return RegionScore(
@@ -153,14 +156,14 @@ def _score(group: list[ClassCounts]) -> RegionScore:
         n_rasters=len(group),
         n_windows=len(windows),
         area_m2=sum(item.area_m2 for item in group),
-        iou=_number(pixels.iou),
-        iou_low=_number(low),
-        iou_high=_number(high),
-        f1=_number(pixels.f1),
+        iou=_number(pixels.iou) if has_class else None,
+        iou_low=_number(low) if has_class else None,
+        iou_high=_number(high) if has_class else None,
+        f1=_number(pixels.f1) if has_class else None,
         precision=_number(pixels.precision),
         recall=_number(pixels.recall),
         pixel_error=_share(pixels.n_false + pixels.n_missed, pixels.n_known),
-        boundary_iou=_number(boundary.iou),
+        boundary_iou=_number(boundary.iou) if has_class else None,
         calibration_error=_number(calibration_error(bins.positive, bins.negative)),
         instance_f1=_share(2 * n_matched, n_found + n_true),
         completeness=_share(true_near, true),

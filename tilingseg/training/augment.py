@@ -32,10 +32,15 @@ class AugmentOptions:
     scale: tuple[float, float] = (0.6, 1.7)
     """Range of the window's ground size, relative to its normal one; drawn evenly in log."""
     rotation_deg: float = 180.0
-    """Largest turn to either side, degrees. At 0 quarter turns and mirroring remain."""
+    """Largest turn to either side, of half of the windows, degrees. At 0 quarter turns and
+    mirroring remain."""
     quarter_turns: bool = True
     """Whether windows are turned by quarters. Not where all labels lie to one side of what they
-    outline: turned to all sides, their place cannot be learnt."""
+    outline: turned to all sides, their place cannot be learnt. `rotation_deg` has to be small then,
+    too."""
+    mirror: bool = True
+    """Whether left and right are exchanged in half of the windows. Not where all labels lie to the
+    left or to the right of what they outline."""
     brightness: float = 0.15
     """Largest shift of the values, which span 0…1."""
     contrast: float = 0.3
@@ -113,7 +118,7 @@ def draw_warp(options: AugmentOptions, rng: np.random.Generator) -> Warp:
     quarter = int(rng.integers(4)) * math.pi / 2 * options.quarter_turns
     free = options.rotation_deg + options.elastic_px > 0 and bool(rng.random() >= 0.5)
     turned = free and options.rotation_deg > 0
-    mirrored = bool(rng.random() < 0.5)
+    mirrored = bool(rng.random() < 0.5) and options.mirror
     return Warp(scale=scale, angle_rad=angle if turned else quarter, mirrored=mirrored, free=free)
 
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 N_BINS = 256
 _TILE_PX = 1024
 _BLENDED_HALO_PX = 64
-_SCORE_NOTE = re.compile(r"IoU of .+ on held-out .+: \d\.\d{3}")
+_NEVER_FOUND = ", found at no threshold"
+_SCORE_NOTE = re.compile(rf"IoU of .+ on held-out .+: \d\.\d{{3}}(?:{_NEVER_FOUND})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,16 +119,36 @@ def count_bins(
 
 
 def best_thresholds(scores: tuple[Score, ...], classes: tuple[str, ...]) -> tuple[float, ...]:
-    """Return the threshold of each class with the best mean IoU over its sources; ½ without any."""
+    """Return the threshold of each class with the best mean IoU over its sources, 0…1.
+
+    It is ½ for a class that no source holds, or that is found at none.
+    """
     chosen = []
     for name in classes:
         curves = [
             score.iou() for score in scores if score.class_name == name and score.positive.any()
         ]
-        # The outermost bins are no thresholds: everything or next to nothing would be the class.
-        best = 1 + int(np.argmax(np.mean(curves, axis=0)[1:-1])) if curves else N_BINS // 2
+        best = best_bin(np.mean(curves, axis=0)) if curves else N_BINS // 2
         chosen.append(round(best / (N_BINS - 1), 3))
     return tuple(chosen)
+
+
+def best_bin(curve: NDArray[np.float64]) -> int:
+    """Return the bin whose lower edge is the best threshold.
+
+    Where several that follow each other are equally good it is the middle one, farthest from where
+    they get worse; on other ground that may be elsewhere.
+
+    Args:
+        curve: IoU for a threshold at the lower edge of each bin, (256,).
+    """
+    # The outermost bins are no thresholds: everything or next to nothing would be the class.
+    inner = curve[1:-1]
+    first, best = int(np.argmax(inner)), inner.max()
+    if best == 0:
+        return N_BINS // 2
+    n_equal = int(np.argmin(np.append(inner[first:] == best, False)))
+    return 1 + first + (n_equal - 1) // 2
 
 
 def score_notes(scores: Iterable[Score], thresholds: Mapping[str, float]) -> tuple[str, ...]:
@@ -135,6 +156,7 @@ def score_notes(scores: Iterable[Score], thresholds: Mapping[str, float]) -> tup
     return tuple(
         f"IoU of {score.class_name} on held-out {score.source}: "
         f"{score.iou_at(thresholds[score.class_name]):.3f}"
+        f"{'' if score.iou()[1:-1].any() else _NEVER_FOUND}"
         for score in scores
         if score.positive.any()
     )
