@@ -430,6 +430,14 @@ class TestCommandLine:
         path = write(tmp_path / "m.tif", blocks() * np.uint8(2))
         assert "has no class" in self.refuse(tmp_path / "o", path, "--classes", "class_2,tree")
 
+    def test_a_class_that_is_no_layer(self, tmp_path):
+        path = write(tmp_path / "m.tif", blocks() * np.uint8(2))
+        with rasterio.open(path, "r+") as dataset:
+            names = {"1": "building", "2": "building_boundary"}
+            dataset.update_tags(TILINGSEG_CLASSES=json.dumps(names))
+        told = self.refuse(tmp_path / "o", path, "--classes", "building_boundary")
+        assert "building_boundary divides buildings and is no layer" in told
+
     def test_an_empty_mask_without_names(self, tmp_path):
         path = write(tmp_path / "m.tif", np.zeros((30, 30), np.uint8))
         assert "holds no class" in self.refuse(tmp_path / "o", path)

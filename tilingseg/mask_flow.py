@@ -20,6 +20,7 @@ from tilingseg.readers.probability_file import THRESHOLD, open_probabilities
 from tilingseg.readers.source import scene_name
 from tilingseg.records import IDENTITY
 from tilingseg.vector_outputs import Results, Wanted, write_vectors
+from tilingseg.vectorize.layers import layer_names
 
 if TYPE_CHECKING:
     from tilingseg.progress import Progress
@@ -87,6 +88,11 @@ def vectorize(
         name = scene_name(str(uri)).removesuffix("_mask").removesuffix("_probability")
         folder = OutputFolder(path=place(out_dir or "."), scene=name)
         indexes = tuple(mask.classes.index(name) for name in names)
+        if not layer_names(mask.classes, indexes):
+            raise PlanError(
+                f"{', '.join(names)} divides buildings and is no layer of its own; name the class "
+                "of the buildings too"
+            )
         folder.check_layers(mask, indexes, options.outputs, overwrite=options.overwrite)
         results = Results(notes=[*_remarks(mask.georef), *mask.notes])
         wanted = Wanted(class_indexes=indexes, thresholds=thresholds)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.rpc import RPC
 
 from tilingseg.errors import SceneError
 from tilingseg.grid import Window
@@ -259,6 +261,26 @@ class TestWhere:
         assert mask.georef.pixel_m == (0.25, 0.25)
         mask.close()
 
+    @pytest.mark.parametrize("kind", ["ground control points", "rational polynomials"])
+    def test_a_mask_that_must_be_warped_is_refused(self, tmp_path, kind):
+        path = tmp_path / "m.tif"
+        with pytest.warns(NotGeoreferencedWarning):
+            write(path, np.ones((60, 80), np.uint8), crs=None, transform=None)
+        with rasterio.open(path, "r+") as dataset:
+            if kind == "rational polynomials":
+                dataset.rpcs = RPC(
+                    *[1.0] * 4, *([[1.0] * 20] * 2), *[1.0] * 4, *([[1.0] * 20] * 2), 1.0, 1.0
+                )
+            else:
+                corners = [(r, c) for r in (0, 60) for c in (0, 80)]
+                points = [GroundControlPoint(r, c, 5e5 + c / 2, 5e6 - r / 2) for r, c in corners]
+                dataset.gcps = points, rasterio.CRS.from_epsg(32633)
+        with pytest.raises(SceneError, match=f"placed by {kind}.* alone; .* gdalwarp .*-r near"):
+            open_mask(path)
+        mask = open_mask(path, pixel_m=0.5)
+        assert mask.georef.to_coordinates == (1, 0, 0, 0, 1, 0)
+        mask.close()
+
 
 class TestNoMasks:
     @pytest.mark.parametrize("value", [0.5, np.inf, -3.4e38])
@@ -269,12 +291,13 @@ class TestNoMasks:
             open_mask(write(tmp_path / "m.tif", np.array([[0, 2, value]], np.float32)))
 
     def test_pictures_are_refused(self, tmp_path):
-        with pytest.raises(SceneError, match="3 bands; a class mask has one"):
+        words = "3 bands; a class mask has one .*gdal_translate -ot Float32 -scale 0 255 0 1"
+        with pytest.raises(SceneError, match=words):
             open_mask(write(tmp_path / "m.tif", np.ones((3, 2, 2), np.uint8)))
 
     def test_a_number_for_each_object_is_refused(self, tmp_path):
         pixels = np.arange(400, dtype=np.uint16).reshape(20, 20)
-        with pytest.raises(SceneError, match="more than 254 different values"):
+        with pytest.raises(SceneError, match="more than 254 different values.*-scale 0 65535 0 1"):
             open_mask(write(tmp_path / "m.tif", pixels))
 
     def test_negative_classes_are_refused(self, tmp_path):

@@ -68,7 +68,14 @@ def test_bytes_with_a_scale_are_probabilities(tmp_path):
     assert file.read_mask(WHOLE)[1].tolist() == [0, 1, 1, 0]
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32"])
+def test_16_bits_with_a_scale_are_probabilities(tmp_path):
+    values = np.round(65535 * np.array([ROAD, ROOF]))
+    file = open_probabilities(write(tmp_path / "p.tif", values, "uint16", scale=1 / 65535))
+    assert file.read_probability(1, WHOLE)[0].tolist() == [230, 51, 178, 26]
+    assert file.read_mask(WHOLE).tolist() == [[2, 0, 2, 1], [0, 1, 1, 0], [1, 2, 1, 1]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32"])
 def test_whole_numbers_are_left_to_masks(tmp_path, dtype):
     assert open_probabilities(write(tmp_path / "m.tif", [np.eye(3, 4)], dtype)) is None
 

@@ -236,6 +236,16 @@ def test_coordinates_outrank_a_transform_that_was_left_behind(tmp_path):
     assert open_scene(path).scene.georef.transform == AFFINE
 
 
+@pytest.mark.parametrize(("unit", "metres"), [("km", 1000), ("m", 1), ("", 1)])
+def test_coordinates_may_be_in_another_unit_than_the_crs(tmp_path, unit, metres):
+    path = geo_store(tmp_path / "scene.zarr", random_pixels(), 3)
+    store = zarr.open_group(path)
+    for axis in "xy":
+        store[axis][:] = store[axis][:] / metres
+        store[axis].attrs["units"] = unit
+    assert open_scene(path).scene.georef.transform == pytest.approx(AFFINE)
+
+
 def test_uneven_coordinates_are_not_used(tmp_path):
     path = geo_store(tmp_path / "scene.zarr", random_pixels(), 3)
     store = zarr.open_group(path)

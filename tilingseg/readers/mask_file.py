@@ -238,7 +238,7 @@ def _refuse_other_rasters(uri: str, dataset: Any) -> None:
     refuse_container(dataset, uri)
     n_data = sum(kind is not ColorInterp.alpha for kind in dataset.colorinterp)
     if n_data != 1:
-        raise SceneError(f"{uri} has {n_data} bands; a class mask has one")
+        raise SceneError(f"{uri} has {n_data} bands; a class mask has one ({_fractions(dataset)})")
     dtype = np.dtype(dataset.dtypes[0])
     if dtype.kind not in "iuf":
         raise SceneError(f"{uri} holds {dtype} values; a class mask holds whole numbers")
@@ -284,6 +284,12 @@ def _legend_of_values(stored: _Stored) -> _Legend:
     values = tuple(sorted(value for value in found if value != nodata))
     names = tuple(f"class_{value}" for value in values)
     legend = _Legend(values=values, names=names, nodata=nodata, n_nodata=n_silent)
+    if len(values) > MAX_CLASSES:
+        raise SceneError(
+            f"{stored.uri} holds more than {MAX_CLASSES} different values; a class mask has one "
+            "value for each class (is it a picture, or a number for each object? "
+            f"{_fractions(stored.dataset)})"
+        )
     return _checked(stored.uri, legend)
 
 
@@ -298,12 +304,18 @@ def _named(uri: str, legend: _Legend, names: tuple[str, ...]) -> _Legend:
     return replace(legend, names=class_names(uri, legend.names, names, what))
 
 
+def _fractions(dataset: Any) -> str:
+    """Say how whole numbers become probabilities."""
+    top = 65535 if dataset.dtypes[0] == "uint16" else 255
+    return (
+        "probabilities, one band a class, are fractions in 0…1: "
+        f"gdal_translate -ot Float32 -scale 0 {top} 0 1 makes them of whole numbers"
+    )
+
+
 def _checked(uri: str, legend: _Legend) -> _Legend:
     if len(legend.values) > MAX_CLASSES:
-        raise SceneError(
-            f"{uri} holds more than {MAX_CLASSES} different values; a class mask has one value for "
-            "each class (is it a picture, or a number for each object?)"
-        )
+        raise SceneError(f"{uri} names more than {MAX_CLASSES} classes")
     if legend.values and legend.values[0] < BACKGROUND:
         raise SceneError(
             f"{uri} holds the value {legend.values[0]}; classes are numbers above 0, so declare it "
@@ -345,11 +357,32 @@ def read_valid(dataset: Any, bands: tuple[int, ...], area: RasterioWindow) -> ND
     return valid
 
 
+def _refuse_unwarped(uri: str, dataset: Any) -> None:
+    points, crs = dataset.gcps
+    by_points = bool(points) and crs is not None and dataset.transform.is_identity
+    if not by_points and not dataset.tags(ns="RPC"):
+        return
+    what = "ground control points" if by_points else "rational polynomials (RPCs)"
+    terrain = "" if by_points else "-rpc -to RPC_DEM=dem.tif "
+    raise SceneError(
+        f"{uri} is placed by {what} alone; bring it onto the map with gdalwarp {terrain}-r near "
+        "-t_srs EPSG:… first (-r bilinear for probabilities), or give the size of its pixels in "
+        "metres to work in pixel coordinates"
+    )
+
+
 def georef_of(uri: str, dataset: Any, pixel_m: float | None) -> Georef:
-    """Return where the pixels of an open GDAL dataset lie; metres a pixel as given, if given."""
+    """Return where the pixels of an open GDAL dataset lie; metres a pixel as given, if given.
+
+    Raises:
+        SceneError: control points or polynomials say where, along no grid: on the map there would
+            be other pixels.
+    """
     a, b, c, d, e, f = (float(number) for number in dataset.transform[:6])
     is_placed = bool(dataset.crs) and not dataset.transform.is_identity
     crs = dataset.crs.to_wkt() if is_placed else None
+    if crs is None and pixel_m is None:
+        _refuse_unwarped(uri, dataset)
     georef = locate(crs, (a, b, c, d, e, f), dataset.shape, ReadOptions(pixel_m=pixel_m), uri)
     if crs is not None:
         return georef

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _METRES = {
+    "km": 1e3,
+    "kilometer": 1e3,
+    "kilometre": 1e3,
     "m": 1.0,
     "meter": 1.0,
     "metre": 1.0,

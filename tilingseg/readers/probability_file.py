@@ -1,8 +1,9 @@
 """Class probabilities from raster files: the finer input of `tilingseg vectorize`.
 
-One band a class, fractions in 0…1, or bytes whose declared scale makes them such (what a run keeps
-with `--probability`). The mask follows from them as in a run: the class above its threshold with
-the highest probability. Sub-pixel outlines and confidences follow too, which a mask cannot give.
+One band a class, fractions in 0…1, or whole numbers of 8 or 16 bits whose declared scale makes them
+such (bytes are what a run keeps with `--probability`). The mask follows from them as in a run: the
+class above its threshold with the highest probability. Sub-pixel outlines and confidences follow
+too, which a mask cannot give.
 
 A float raster is read once from end to end: one with whole numbers beyond 1 is left to masks, and
 one with other values is refused before anything is written.
@@ -53,6 +54,8 @@ THRESHOLD = 0.5
 """Probability from which a pixel belongs to its class, where nobody says another."""
 _SLACK = 1e-3
 """What rounding may add to a probability."""
+_WORD = 65535
+"""Probability 1 in 16 bits."""
 _SCAN_ROWS_PX = 512
 
 
@@ -226,6 +229,8 @@ class ProbabilityFile:
         values, valid = self._source.read(window)
         if values.dtype == np.uint8:
             return values, self._cut(values, valid, 255)
+        if values.dtype == np.uint16:
+            values = values / np.float32(_WORD)
         values = np.where(valid, np.clip(values, 0, 1), 0)
         # cut before they are rounded: a pixel just below its threshold stays below
         mask = self._cut(values, valid, 1)
@@ -245,7 +250,8 @@ class ProbabilityFile:
 
 def _is_fraction(dataset: Any, band: int) -> bool:
     dtype, scale = np.dtype(dataset.dtypes[band - 1]), dataset.scales[band - 1]
-    is_scaled = dtype == np.uint8 and abs(255 * scale - 1) < _SLACK
+    top = {np.dtype(np.uint8): 255, np.dtype(np.uint16): _WORD}.get(dtype, 0)
+    is_scaled = abs(top * scale - 1) < _SLACK
     return bool(dtype.kind == "f" or (is_scaled and dataset.offsets[band - 1] == 0))
 
 

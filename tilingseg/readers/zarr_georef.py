@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
+from pyproj import CRS
+from pyproj.exceptions import ProjError
 
 from tilingseg.readers.georef import locate
 from tilingseg.readers.physical import metres
@@ -69,15 +71,15 @@ def georeference(
     y, x = roles.index("y"), roles.index("x")
     notes: tuple[str, ...] = ()
     transform, stated = None, _stated_transform(attributes, mapping)
+    crs = _stated_crs(attributes, mapping)
     if names is not None and groups:
-        along_x = _coordinate(groups[0], names[x], array.shape[x])
-        along_y = _coordinate(groups[0], names[y], array.shape[y])
+        along_x = _in_units_of(crs, groups[0], names[x], array.shape[x])
+        along_y = _in_units_of(crs, groups[0], names[y], array.shape[y])
         if along_x is not None and along_y is not None:
             transform = _from_coordinates(along_x, along_y, stated)
             if transform is None and len(along_x) + len(along_y) > 2:
                 notes = ("The x and y coordinates are not evenly spaced and are not used.",)
     transform = transform or stated
-    crs = _stated_crs(attributes, mapping)
     if crs is None and transform and names and names[x].lower() in ("lon", "longitude"):
         crs = "EPSG:4326"
     if transform is None or crs is None:
@@ -150,6 +152,21 @@ def _coordinate(group: zarr.Group, name: str, length: int) -> NDArray[Any] | Non
     if not isinstance(node, zarr.Array) or node.shape != (length,):
         return None
     return np.asarray(node[:])
+
+
+def _in_units_of(crs: str | None, group: zarr.Group, name: str, length: int) -> NDArray[Any] | None:
+    """Return coordinates in the unit of the CRS, which need not be the one they state."""
+    values = _coordinate(group, name, length)
+    unit = None if values is None else metres(1.0, str(group[name].attrs.get("units", "")))
+    # Programs write metres without a look at the CRS.
+    if values is None or unit in (None, 1.0) or crs is None or values.dtype.kind not in "fiu":
+        return values
+    try:
+        axes = CRS.from_user_input(crs).axis_info
+    except ProjError:  # told where the CRS is needed
+        return values
+    is_length = bool(axes) and axes[0].unit_name not in ("degree", "grad", "radian")
+    return values * (unit / axes[0].unit_conversion_factor) if is_length else values
 
 
 def _stated_crs(attributes: Sequence[Mapping[str, Any]], mapping: Mapping[str, Any]) -> str | None:
