@@ -24,7 +24,7 @@ def test_models_are_told_where_characters_are_missing():
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert "building ? 0.4" in done.stdout.decode("cp1252")
+    assert "building ? 0." in done.stdout.decode("cp1252")
 
 
 class Terminal(io.StringIO):
