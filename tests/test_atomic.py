@@ -88,7 +88,7 @@ def test_of_two_who_write_a_file_at_once_the_second_is_refused(tmp_path, monkeyp
     path = tmp_path / "mask.tif"
     with whole(path) as part:
         part.write_text("first ")
-        refused = pytest.raises(BusyError, match=r"another process is writing .*mask\.tif")
+        refused = pytest.raises(BusyError, match=r"another process is writing .*mask\.tif;")
         with refused, whole(path) as other:
             other.write_text("second")
         with part.open("a") as file:

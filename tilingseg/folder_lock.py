@@ -86,7 +86,8 @@ def alone_with(folder: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
         yield
         return
-    busy = f"another process is writing {folder}; let it end or choose another folder"
+    name = folder.with_suffix("")
+    busy = f"another process is writing {name}; let it end or choose another folder"
     with _held(folder, make, busy, patience_s):
         yield
 
