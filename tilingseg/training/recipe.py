@@ -124,8 +124,8 @@ class TrainingRecipe:
     network: NetworkOptions = field(default_factory=UNetOptions)
     """Which network, by its key `kind` (`unet` where it is not given), and its variant."""
     start: str | None = None
-    """Model to begin from, a bundled name or a file: it has to have this network. None: fresh
-    weights."""
+    """Model to begin from, a bundled name or a file: it has to have this network and to see these
+    bands; its outputs are taken by the names of their classes. None: fresh weights."""
     loss: LossOptions = field(default_factory=LossOptions)
     """What is minimised."""
     augment: AugmentOptions = field(default_factory=AugmentOptions)
