@@ -187,10 +187,10 @@ def test_a_part_is_measured_where_a_part_is_labelled(data, model, tmp_path):
 
 
 def test_blocks_that_are_measured_are_those_that_were_held_out(model, tmp_path):
-    """67 px of 0.6 m are 2.51 blocks of 16 m, but 2.5 on the model's grid: 3 rows, or 2."""
-    mask = np.zeros((1, 67, 60), np.uint8)
+    """93 px of 0.6 m are 3.49 blocks of 16 m, but 3.5 on the model's grid: 3 rows, or 4."""
+    mask = np.zeros((1, 93, 60), np.uint8)
     mask[:, ::2] = 1
-    make_geotiff(tmp_path / "a_rgb.tif", np.full((3, 67, 60), 60, np.uint8), gsd_m=0.6)
+    make_geotiff(tmp_path / "a_rgb.tif", np.full((3, 93, 60), 60, np.uint8), gsd_m=0.6)
     make_geotiff(tmp_path / "a_mask.tif", mask, gsd_m=0.6)
     recipe = make_recipe()
     source = dataclasses.replace(recipe.sources[1], split="blocks", block_px=32)
@@ -202,7 +202,7 @@ def test_blocks_that_are_measured_are_those_that_were_held_out(model, tmp_path):
     rewrite_spec(model, own, dataclasses.replace(load_model(model).spec, gsd_m=0.5))
     options = EvaluateOptions(run=RunOptions(model=own))
     (score,) = evaluate(recipe, tmp_path, tmp_path / "out", options=options).scores
-    assert score.area_m2 == pytest.approx(known * 67 * 60 * 0.6**2, rel=0.1)
+    assert score.area_m2 == pytest.approx(known * 93 * 60 * 0.6**2, rel=0.1)
 
 
 def test_pictures_without_a_place_are_measured_too(data, model, tmp_path):
