@@ -2,9 +2,10 @@
 
 Two of the sets of photographs that the bundled model learns from lack labels of single buildings:
 the crops of Massachusetts have roads alone, half of Dubai has whole blocks, gardens included, and
-the other half storage yards among its buildings. `recipes/building_labels.zip` holds what was added
-or put right: what earlier networks proposed, corrected by eye but for the blocks. It has a PNG for
-each photograph: 0 no building, 1 building, 255 unknown. This joins them with the road labels in
+the other half storage yards among its buildings. `recipes/building_labels.zip` holds what takes
+their place: what earlier networks proposed, corrected by eye but for the blocks; 11 pictures of
+Dubai with next to no building are as they came. It has a PNG for each photograph: 0 no building,
+1 building, 255 unknown. This joins them with the road labels in
 DATA and writes `DATA/labels/<set>/<photograph>.tif`: 0 neither, 1 building, 2 perhaps a building
 but no road, 10 road, 11 building and road, 255 not labelled.
 """
@@ -18,8 +19,11 @@ from pathlib import Path, PurePosixPath
 import click
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
+
+from tilingseg.atomic import make_folder
+from tilingseg.errors import OutputError
 
 LABELS = Path(__file__).parent / "recipes" / "building_labels.zip"
 ROADS = {"massachusetts": ("massachusetts_roads/masks", 1), "dubai": ("dubai/masks_index", 2)}
@@ -43,7 +47,10 @@ def main(data: Path) -> None:
             for name in names:
                 with MemoryFile(labels.read(name)) as file, file.open() as dataset:
                     buildings = dataset.read(1)
-                _write(buildings, data, PurePosixPath(name))
+                try:
+                    _write(buildings, data, PurePosixPath(name))
+                except (OutputError, OSError, RasterioError) as error:
+                    raise click.ClickException(f"{name}: {error}") from error
     click.echo(f"{len(names)} masks in {data / 'labels'}")
 
 
@@ -56,11 +63,17 @@ def _own_mask(name: str) -> str:
 def _write(buildings: np.ndarray, data: Path, name: PurePosixPath) -> None:
     with rasterio.open(data / _own_mask(str(name))) as dataset:
         own = dataset.read(1)
+    if own.shape != buildings.shape:
+        sizes = [f"{width} × {height} px" for height, width in (own.shape, buildings.shape)]
+        raise click.ClickException(
+            f"{data / _own_mask(str(name))} has {sizes[0]}, its label of buildings {sizes[1]}: "
+            "it belongs to another photograph"
+        )
     road = own == ROADS[name.parent.name][1]
     mask = np.where(road, 10 + (buildings == 1), np.minimum(buildings, 2))
     mask[own == 255] = 255
     target = (data / "labels" / name).with_suffix(".tif")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     profile = {"count": 1, "height": mask.shape[0], "width": mask.shape[1], "dtype": "uint8"}
     with rasterio.open(target, "w", "GTiff", **profile, nodata=255, compress="deflate") as out:
         out.write(mask.astype("uint8"), 1)

@@ -1,8 +1,8 @@
 """Draw synthetic scenes with masks to train on: `python pipelines/draw_training_scenes.py FOLDER`.
 
 A drawn suburb has an exact label for every pixel of both classes, which no photograph among the
-training data has; a drawn town on sand (`--dry`) has halls as long as a block, of which they hold
-next to none. Writes `<seed>_rgb.tif` and `<seed>_mask.tif`: 0 background, 1 building, 2 road,
+training data has; a drawn town on sand (`--dry`) has halls as long as a block there, of which they
+hold next to none. Writes `<seed>_rgb.tif` and `<seed>_mask.tif`: 0 background, 1 building, 2 road,
 255 not photographed.
 """
 

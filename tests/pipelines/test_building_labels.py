@@ -59,6 +59,24 @@ def test_absent_masks_are_told_before_anything_is_written(tmp_path, labels):
     assert not (tmp_path / "labels").exists()
 
 
+def test_another_picture_is_refused(tmp_path, labels):
+    put(tmp_path / "dubai/masks_index/a.png", [3, 2])
+    put(tmp_path / "massachusetts_roads/masks/b.png", [0, 1, 255])
+    result = CliRunner().invoke(building_labels.main, [str(tmp_path)])
+    assert result.exit_code == 1
+    assert "a.png has 3 × 2 px, its label of buildings 3 × 3 px" in result.output
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, labels):
+    put(tmp_path / "dubai/masks_index/a.png", [3, 2, 255])
+    put(tmp_path / "massachusetts_roads/masks/b.png", [0, 1, 255])
+    (tmp_path / "labels").write_text("a file")
+    result = CliRunner().invoke(building_labels.main, [str(tmp_path)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert str(tmp_path / "labels") in result.output
+
+
 def test_shipped_labels_hold_only_known_values():
     with zipfile.ZipFile(building_labels.LABELS) as labels:
         names = [name for name in labels.namelist() if name.endswith(".png")]
