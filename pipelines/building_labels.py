@@ -5,9 +5,9 @@ the crops of Massachusetts have roads alone, half of Dubai has whole blocks, gar
 the other half storage yards among its buildings. `recipes/building_labels.zip` holds what takes
 their place: what earlier networks proposed, corrected by eye but for the blocks; 11 pictures of
 Dubai with next to no building are as they came. It has a PNG for each photograph: 0 no building,
-1 building, 255 unknown. This joins them with the road labels in
-DATA and writes `DATA/labels/<set>/<photograph>.tif`: 0 neither, 1 building, 2 perhaps a building
-but no road, 10 road, 11 building and road, 255 not labelled.
+1 building, 255 unknown. This joins them with the road labels in DATA and writes
+`DATA/labels/<set>/<photograph>.tif`: 0 neither, 1 building, 2 perhaps a building but no road,
+10 road, 11 building and road, 255 not labelled.
 """
 
 from __future__ import annotations
@@ -35,41 +35,42 @@ ROADS = {"massachusetts": ("massachusetts_roads/masks", 1), "dubai": ("dubai/mas
 def main(data: Path) -> None:
     """Write the masks into DATA/labels; DATA holds dubai and massachusetts_roads."""
     with zipfile.ZipFile(LABELS) as labels:
-        names = sorted(name for name in labels.namelist() if name.endswith(".png"))
-        missing = [mask for mask in map(_own_mask, names) if not (data / mask).is_file()]
+        names = [PurePosixPath(name) for name in sorted(labels.namelist()) if name.endswith(".png")]
+        missing = [mask for name in names if not (mask := _own_mask(data, name)).is_file()]
         if missing:
             raise click.UsageError(
-                f"{data / missing[0]} is not there, nor are {len(missing) - 1} of the other "
+                f"{missing[0]} is not there, nor are {len(missing) - 1} of the other "
                 f"{len(names) - 1} masks; DATA is the folder that holds dubai/ and "
                 "massachusetts_roads/"
             )
         with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
             for name in names:
-                with MemoryFile(labels.read(name)) as file, file.open() as dataset:
+                with MemoryFile(labels.read(str(name))) as file, file.open() as dataset:
                     buildings = dataset.read(1)
                 try:
-                    _write(buildings, data, PurePosixPath(name))
+                    _write(buildings, data, name)
                 except (OutputError, OSError, RasterioError) as error:
                     raise click.ClickException(f"{name}: {error}") from error
     click.echo(f"{len(names)} masks in {data / 'labels'}")
 
 
-def _own_mask(name: str) -> str:
-    """Return the path in DATA of the mask that came with a photograph."""
-    path = PurePosixPath(name)
-    return f"{ROADS[path.parent.name][0]}/{path.name}"
+def _own_mask(data: Path, name: PurePosixPath) -> Path:
+    """Return the path of the mask that came with a photograph."""
+    folder, _ = ROADS[name.parent.name]
+    return data / folder / name.name
 
 
 def _write(buildings: np.ndarray, data: Path, name: PurePosixPath) -> None:
-    with rasterio.open(data / _own_mask(str(name))) as dataset:
+    path, (_, road_value) = _own_mask(data, name), ROADS[name.parent.name]
+    with rasterio.open(path) as dataset:
         own = dataset.read(1)
     if own.shape != buildings.shape:
         sizes = [f"{width} × {height} px" for height, width in (own.shape, buildings.shape)]
         raise click.ClickException(
-            f"{data / _own_mask(str(name))} has {sizes[0]}, its label of buildings {sizes[1]}: "
+            f"{path} has {sizes[0]}, its label of buildings {sizes[1]}: "
             "it belongs to another photograph"
         )
-    road = own == ROADS[name.parent.name][1]
+    road = own == road_value
     mask = np.where(road, 10 + (buildings == 1), np.minimum(buildings, 2))
     mask[own == 255] = 255
     target = (data / "labels" / name).with_suffix(".tif")

@@ -55,6 +55,12 @@ class Georef:
     has written, of the file of its scene."""
 
     @property
+    def pixel_m2(self) -> float:
+        """Area of a pixel at the centre, m²; 1 where it is not known, and areas are in px²."""
+        x_m, y_m = self.pixel_m or (1.0, 1.0)
+        return x_m * y_m
+
+    @property
     def gsd_m(self) -> float | None:
         """Ground sample distance, metres a pixel, mean of both axes."""
         return None if self.pixel_m is None else (self.pixel_m[0] + self.pixel_m[1]) / 2

@@ -2,8 +2,7 @@
 
 Every process draws windows of its own and gradients are added up, so that a step has as many
 windows as all processes together, and a labelled pixel weighs the same in each of them. Only the
-first one validates, writes and prints; the others wait
-for it at the next step.
+first one validates, writes and prints; the others wait for it at the next step.
 """
 
 from __future__ import annotations

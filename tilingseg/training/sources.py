@@ -28,12 +28,7 @@ from tilingseg.grid import Window
 from tilingseg.readers import open_scene
 from tilingseg.scaling import decide_scaling
 from tilingseg.training.borders import border_weights
-from tilingseg.training.labels import (
-    count_blocks,
-    held_out_blocks,
-    labelled_part,
-    read_labels,
-)
+from tilingseg.training.labels import count_blocks, held_out_blocks, labelled_part, read_labels
 from tilingseg.training.losses import UNKNOWN
 
 if TYPE_CHECKING:

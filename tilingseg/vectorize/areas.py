@@ -139,8 +139,7 @@ def _outlined(
         outlines: their polygons, at the threshold or along the pixel edges.
         tolerance_px: how much they may be simplified.
     """
-    pixel_m = mask.georef.pixel_m or (1.0, 1.0)
-    min_area_px2 = options.min_area_m2 / (pixel_m[0] * pixel_m[1])
+    min_area_px2 = options.min_area_m2 / mask.georef.pixel_m2
     fine: SubpixelOutlines | None = None
     iterator = iter(shapes)
     while batch := list(islice(iterator, _BATCH)):

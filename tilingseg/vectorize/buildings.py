@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely import Polygon
 
-    from tilingseg.records import MaskReader, Shape
+    from tilingseg.records import Georef, MaskReader, Shape
 
 _BATCH = 256
 """Shapes that travel to a worker together."""
@@ -125,7 +125,7 @@ def footprints(
         overlap.
     """
     options = options or BuildingOptions()
-    ground = _ground(mask.georef.pixel_m)
+    ground = _ground(mask.georef)
     batches = _batches(shapes, mask, options, ground, left_out)
     fit = partial(_fit_batch, options=options, ground=ground, classes=mask.classes)
     # Processes that others have started for a while may have none of their own.
@@ -140,13 +140,12 @@ def footprints(
             yield from features
 
 
-def _ground(pixel_m: tuple[float, float] | None) -> _Ground:
-    if pixel_m is None:
-        return _Ground(scale=(1.0, 1.0), pixel_m2=1.0)
-    mean = (pixel_m[0] * pixel_m[1]) ** 0.5
-    is_square = abs(pixel_m[0] - pixel_m[1]) < _SQUARE * mean
-    scale = (1.0, 1.0) if is_square else (pixel_m[0] / mean, pixel_m[1] / mean)
-    return _Ground(scale=scale, pixel_m2=pixel_m[0] * pixel_m[1])
+def _ground(georef: Georef) -> _Ground:
+    x_m, y_m = georef.pixel_m or (1.0, 1.0)
+    mean = georef.pixel_m2**0.5
+    is_square = abs(x_m - y_m) < _SQUARE * mean
+    scale = (1.0, 1.0) if is_square else (x_m / mean, y_m / mean)
+    return _Ground(scale=scale, pixel_m2=georef.pixel_m2)
 
 
 def _batches(

@@ -152,9 +152,8 @@ def polygons_of(
         building = BuildingOptions(
             regularize=options.regularize, threshold=threshold, workers=options.workers
         )
-        x_m, y_m = mask.georef.pixel_m or (1.0, 1.0)
         found = footprints(shapes, mask, building, left_out)
-        return keep_to_data(found, mask, building.min_area_m2 / (x_m * y_m), left_out)
+        return keep_to_data(found, mask, building.min_area_m2 / mask.georef.pixel_m2, left_out)
     elif is_road(name):
         from tilingseg.vectorize.roads import RoadOptions, ground_pixel, road_polygons
 
